@@ -15,6 +15,10 @@ _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 SectionT = TypeVar("SectionT", bound="Section")
 
 
+class UserError(ValueError):
+    """Something in the user's hands is wrong; its text is all that they need, without a stack trace."""
+
+
 def parse_duration(value: Any) -> timedelta:
     """Reads '90s', '30m', '12h', '3d' or '250ms'.
 
@@ -51,8 +55,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def canonical_json(self) -> str:
-        """The one JSON text of this section: sorted keys, no white space, defaults written out."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """The one JSON text of this section: defaults written out, no white space.
+
+        Fields stand in the order of their definition and mappings in the order given, because the order of
+        `logs.events` is the funnel's.
+        """
+        return json.dumps(self.model_dump(mode="json"), separators=(",", ":"))
 
     @classmethod
     def from_json(cls: type[SectionT], text: str) -> SectionT:
