@@ -1,0 +1,1 @@
+"""Training of a ranker inside TFX's Trainer."""

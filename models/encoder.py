@@ -1,0 +1,127 @@
+"""From transformed features to one embedded input, with look-ups that keep gradients row-sparse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import tensorflow as tf
+import tf_keras as keras
+
+from models.features import PADDING_ID, Feature, IdListFeature, NumberFeature
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a feature's embedding rows lie: rows [offset, offset + rows) of the table of that width."""
+
+    width: int
+    offset: int
+    rows: int
+
+
+class Lookup(NamedTuple):
+    """The ids of one batch in one merged table, each distinct id once.
+
+    Attributes:
+      unique: [U] int64 rows of the merged table.
+      positions: [N] int32, where in `unique` each id of the batch stands.
+    """
+
+    unique: tf.Tensor
+    positions: tf.Tensor
+
+
+def embedding_slots(features: tuple[Feature, ...], table_rows: dict[str, int]) -> dict[str, Slot]:
+    """Places every table in the merged table of its width.
+
+    Args:
+      features: the features, in the order of the configuration.
+      table_rows: number of rows per table name, padding and out-of-vocabulary rows included.
+
+    Returns:
+      A slot per table name.
+    """
+    slots: dict[str, Slot] = {}
+    used: dict[int, int] = {}
+    for feature in features:
+        if isinstance(feature, NumberFeature) or feature.table in slots:
+            continue
+        offset = used.get(feature.dimension, 0)
+        slots[feature.table] = Slot(feature.dimension, offset, table_rows[feature.table])
+        used[feature.dimension] = offset + table_rows[feature.table]
+    return slots
+
+
+class Encoder(keras.layers.Layer):
+    """Embeds features into one input [batch, width].
+
+    All tables of one width are rows of one variable: a batch makes its ids distinct once, gathers once
+    and updates once, however many features there are. Tasks differentiate with respect to the
+    gathered rows [U, width], so that nothing of a table's size is made in a training step.
+
+    Transformed features are int64 [batch] for id and bucketed features, int64 [batch, max_length]
+    for id lists (padded with 0) and float32 [batch] for numbers.
+    """
+
+    def __init__(self, features: tuple[Feature, ...], table_rows: dict[str, int], *, seed: int, **kwargs):
+        super().__init__(name="encoder", **kwargs)
+        self.features = features
+        self.slots = embedding_slots(features, table_rows)
+        embedded = [f for f in features if not isinstance(f, NumberFeature)]
+        widths = dict.fromkeys(f.dimension for f in embedded)
+        # A tuple of pairs and not a dict, because Keras cannot save a dict with numbers for keys.
+        self._by_width = tuple((w, tuple(f for f in embedded if f.dimension == w)) for w in widths)
+        self._numbers = [f.name for f in features if isinstance(f, NumberFeature)]
+        self.tables: list[tf.Variable] = []
+        for i, (width, _) in enumerate(self._by_width):
+            rows = sum(s.rows for s in self.slots.values() if s.width == width)
+            initializer = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed + i)
+            self.tables.append(self.add_weight(f"tables_{width}", [rows, width], initializer=initializer))
+
+    @property
+    def dense_width(self) -> int:
+        """Width of the embedded input."""
+        return len(self._numbers) + sum(w * len(fs) for w, fs in self._by_width)
+
+    def lookup(self, features: dict[str, tf.Tensor]) -> list[Lookup]:
+        """The distinct ids of a batch, one `Lookup` per merged table."""
+        lookups = []
+        for width, members in self._by_width:
+            ids = [tf.reshape(features[f.name] + self.slots[f.table].offset, [-1]) for f in members]
+            unique, positions = tf.unique(tf.concat(ids, axis=0))
+            lookups.append(Lookup(unique, positions))
+        return lookups
+
+    def rows(self, lookups: list[Lookup]) -> list[tf.Tensor]:
+        """The embedding rows [U, width] of each look-up: what gradients are taken with respect to."""
+        return [tf.gather(table, lookup.unique) for table, lookup in zip(self.tables, lookups)]
+
+    def embed(self, features: dict[str, tf.Tensor], lookups: list[Lookup], rows: list[tf.Tensor]) -> tf.Tensor:
+        """The embedded input [batch, width] made of gathered rows and numbers."""
+        parts: list[tf.Tensor] = []
+        for (width, members), lookup, gathered in zip(self._by_width, lookups, rows):
+            lengths = [f.max_length if isinstance(f, IdListFeature) else 1 for f in members]
+            batch = tf.shape(features[members[0].name])[0]
+            embedded = tf.split(tf.gather(gathered, lookup.positions), [batch * n for n in lengths])
+            for feature, values, length in zip(members, embedded, lengths):
+                if isinstance(feature, IdListFeature):
+                    values = self._pool(feature, features[feature.name], tf.reshape(values, [batch, length, width]))
+                parts.append(tf.reshape(values, [batch, width]))
+        if self._numbers:
+            parts.append(tf.stack([features[name] for name in self._numbers], axis=1))
+        return tf.concat(parts, axis=1)
+
+    @staticmethod
+    def _pool(feature: IdListFeature, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        mask = tf.cast(ids != PADDING_ID, values.dtype)
+        summed = tf.einsum("bl,bld->bd", mask, values)
+        if feature.pooling == "sum":
+            return summed
+        return summed / tf.maximum(tf.reduce_sum(mask, axis=1, keepdims=True), 1.0)
+
+    def call(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+        lookups = self.lookup(features)
+        return self.embed(features, lookups, self.rows(lookups))
+
+

@@ -1,0 +1,91 @@
+"""What heads are: from one representation per task to the funnel's probabilities and losses."""
+
+from __future__ import annotations
+
+import itertools
+
+import tensorflow as tf
+import tf_keras as keras
+from pydantic import Field, PositiveInt
+
+from models.section import Section
+from models.tasks import TaskConfig
+from models.trunks.base import Activation, DenseStack
+
+
+class HeadsConfig(Section):
+    """Towers on top of the trunk, one per task, and how their logits are read."""
+
+    tower: tuple[PositiveInt, ...] = Field((64,), description="Widths of each task's tower; [] for a linear one.")
+    activation: Activation = "relu"
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of each tower layer's outputs dropped in training.")
+
+    def build(self, tasks: tuple[TaskConfig, ...], *, seed: int) -> Heads:
+        """Makes the heads of a chain of tasks; `seed` decides their initial weights."""
+        raise NotImplementedError
+
+
+class Heads(keras.layers.Layer):
+    """One tower per task: representations [[batch, d_k]] -> logits [[batch]] of the conditional steps.
+
+    Everything is a list over tasks and never one [batch, K] tensor: which parameters a loss reaches is
+    read off the graph, and a stacked tensor would connect every loss to every tower.
+    Labels are in {0, 1}: event k happened, which implies that event k - 1 did.
+    """
+
+    def __init__(self, config: HeadsConfig, tasks: tuple[TaskConfig, ...], *, seed: int, **kwargs):
+        super().__init__(name="heads", **kwargs)
+        self.tasks = tasks
+        self.towers = []
+        for k, task in enumerate(tasks):
+            tower = keras.Sequential(name=f"tower_{task.name}")
+            if config.tower:
+                stack = DenseStack(units=config.tower, activation=config.activation, dropout=config.dropout)
+                tower.add(stack.build("hidden", seed=seed + 1000 * k))
+            initializer = keras.initializers.GlorotUniform(seed=seed + 1000 * k + 999)
+            tower.add(keras.layers.Dense(1, kernel_initializer=initializer, name="logit"))
+            self.towers.append(tower)
+
+    def call(self, representations: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
+        # Losses are taken in float32 whatever the precision of the layers below.
+        return [
+            tf.cast(tower(r, training=training)[:, 0], tf.float32) for tower, r in zip(self.towers, representations)
+        ]
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Per task, the probability on which its loss is taken."""
+        raise NotImplementedError
+
+    def losses_per_row(self, logits: list[tf.Tensor], labels: list[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Per task, the loss [batch] of each row and the mask [batch] of the rows in its sample space."""
+        raise NotImplementedError
+
+    def task_losses(
+        self, logits: list[tf.Tensor], labels: list[tf.Tensor], row_weights: tf.Tensor | None = None
+    ) -> list[tf.Tensor]:
+        """Mean loss of each task over its sample space, K scalars; 0 for a task without a row in the batch.
+
+        Args:
+          logits: K tensors [batch], float32.
+          labels: K tensors [batch], float32 in {0, 1}; NaN where a label is missing.
+          row_weights: [batch] float32, 1 for each row by default.
+        """
+        missing = [tf.math.is_nan(y) for y in labels]
+        filled = [tf.where(m, 0.0, y) for m, y in zip(missing, labels)]
+        losses = []
+        for k, (per_row, mask) in enumerate(self.losses_per_row(logits, filled)):
+            # A row's loss reads the labels down to its own step.
+            weights = tf.where(tf.reduce_any(tf.stack(missing[: k + 1]), axis=0), 0.0, mask)
+            if row_weights is not None:
+                weights *= row_weights
+            # Not per_row * weights: a row outside the sample space must not turn 0 * inf into NaN.
+            summed = tf.reduce_sum(tf.where(weights > 0, weights * per_row, 0.0))
+            losses.append(tf.math.divide_no_nan(summed, tf.reduce_sum(weights)))
+        return losses
+
+    def probabilities(self, logits: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Every output of the chain, float32 [batch]: 'p' + name of each step, then of each product."""
+        log_p = list(itertools.accumulate(tf.math.log_sigmoid(a) for a in logits))
+        named = {"p" + task.name: tf.sigmoid(a) for task, a in zip(self.tasks, logits)}
+        return named | {"p" + str(t.joint): tf.exp(p) for t, p in zip(self.tasks[1:], log_p[1:])}

@@ -1,0 +1,161 @@
+"""The transform graph: raw columns of an exposure to model inputs, the same in training and serving.
+
+Raw features arrive sparse ([batch, any length], a missing value is an empty row). Every transform is of
+one feature alone, so that a server can do the user's side once per request.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+from pydantic import TypeAdapter
+
+from models.features import PADDING_ID, BucketedFeature, Feature, IdFeature, IdListFeature, NumberFeature, Vocabulary
+
+_FEATURES = TypeAdapter(tuple[Feature, ...])
+
+Raw = tf.Tensor | tf.SparseTensor
+
+
+def features_to_json(features: tuple[Feature, ...]) -> str:
+    return json.dumps(_FEATURES.dump_python(features, mode="json"), separators=(",", ":"))
+
+
+def features_from_json(text: str) -> tuple[Feature, ...]:
+    return _FEATURES.validate_json(text, strict=True)
+
+
+def vocabulary_name(table: str) -> str:
+    """Name of the vocabulary file of an embedding table."""
+    return f"vocabulary_{table}"
+
+
+def raw_dtype(feature: Feature) -> tf.DType:
+    """Type of a feature's raw column: text for ids, float32 for numbers."""
+    return tf.string if isinstance(feature, (IdFeature, IdListFeature)) else tf.float32
+
+
+def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> dict[str, tf.Tensor]:
+    """Transforms raw columns.
+
+    Args:
+      inputs: raw columns by feature name, and the labels.
+      custom_config: `features` (JSON list of the features) and `labels` (names of the label columns).
+
+    Returns:
+      int64 [batch] for id and bucketed features: 0 for a missing value, then 1 + the token's rank in the
+      vocabulary, then out-of-vocabulary buckets; int64 [batch, max_length] for id lists, padded at the end with 0;
+      float32 [batch] for numbers, where a missing value or NaN is the mean (0 if not scaled); int64 [batch] for labels.
+    """
+    features = features_from_json(custom_config["features"])
+    outputs: dict[str, tf.Tensor] = {}
+    vocabularies: dict[str, tf.Tensor] = {}
+    # Owners of a table first: those that share it need its vocabulary.
+    for feature in sorted(features, key=lambda f: getattr(f, "shares", None) is not None):
+        raw = _sparse(inputs[feature.name])
+        if isinstance(feature, (IdFeature, IdListFeature)):
+            owner = next(f for f in features if f.name == feature.table)
+            outputs[feature.name] = _ids(feature, owner, raw, vocabularies)
+        elif isinstance(feature, BucketedFeature):
+            outputs[feature.name] = _buckets(feature, raw)
+        else:
+            outputs[feature.name] = _number(feature, raw)
+    for label in custom_config["labels"]:
+        outputs[label] = _dense(_sparse(inputs[label]), 1, tf.constant(0, tf.int64))[:, 0]
+    return outputs
+
+
+def table_rows(features: tuple[Feature, ...], transform: tft.TFTransformOutput) -> dict[str, int]:
+    """Rows of each embedding table: padding, known tokens or buckets, out-of-vocabulary."""
+    rows = {}
+    for feature in features:
+        if isinstance(feature, NumberFeature) or feature.table != feature.name:
+            continue
+        if isinstance(feature, BucketedFeature):
+            cuts = feature.boundaries if feature.boundaries is not None else range(feature.quantiles - 1)
+            rows[feature.name] = 2 + len(cuts)
+        elif feature.hash_buckets:
+            rows[feature.name] = 1 + feature.hash_buckets
+        else:
+            vocabulary = feature.vocabulary or Vocabulary()
+            known = transform.vocabulary_size_by_name(vocabulary_name(feature.name))
+            rows[feature.name] = 1 + known + vocabulary.oov_buckets
+    return rows
+
+
+def _ids(
+    feature: IdFeature | IdListFeature, owner: Feature, raw: tf.SparseTensor, vocabularies: dict[str, tf.Tensor]
+) -> tf.Tensor:
+    raw = _keep(raw, tf.strings.length(raw.values) > 0)
+    if owner.hash_buckets:
+        ids = tf.strings.to_hash_bucket_fast(raw.values, owner.hash_buckets)
+    else:
+        vocabulary = owner.vocabulary or Vocabulary()
+        if owner.name not in vocabularies:
+            vocabularies[owner.name] = tft.vocabulary(
+                raw,
+                top_k=vocabulary.max_size,
+                frequency_threshold=vocabulary.min_count if vocabulary.min_count > 1 else None,
+                vocab_filename=vocabulary_name(owner.name),
+            )
+        ids = tft.apply_vocabulary(raw.values, vocabularies[owner.name], num_oov_buckets=vocabulary.oov_buckets)
+    raw = tf.SparseTensor(raw.indices, ids + 1, raw.dense_shape)
+    padding = tf.constant(PADDING_ID, tf.int64)
+    if isinstance(feature, IdListFeature):
+        return _last(raw, feature.max_length, padding)
+    return _dense(raw, 1, padding)[:, 0]
+
+
+def _buckets(feature: BucketedFeature, raw: tf.SparseTensor) -> tf.Tensor:
+    raw = _keep(raw, tf.math.is_finite(raw.values))
+    if feature.boundaries is not None:
+        boundaries = tf.constant([feature.boundaries], tf.float32)
+    else:
+        boundaries = tft.quantiles(raw.values, feature.quantiles, epsilon=0.001, name=f"quantiles_{feature.name}")
+    ids = tft.apply_buckets(raw.values, boundaries) + 1
+    return _dense(tf.SparseTensor(raw.indices, ids, raw.dense_shape), 1, tf.constant(PADDING_ID, tf.int64))[:, 0]
+
+
+def _number(feature: NumberFeature, raw: tf.SparseTensor) -> tf.Tensor:
+    raw = _keep(raw, tf.math.is_finite(raw.values))
+    values = raw.values
+    if feature.log:
+        values = tf.math.log1p(tf.maximum(values, 0.0))
+    if feature.scaling == "z_score":
+        mean, variance = tft.mean(values, name=f"mean_{feature.name}"), tft.var(values, name=f"var_{feature.name}")
+        values = tf.math.divide_no_nan(values - mean, tf.sqrt(variance))
+    elif feature.scaling == "min_max":
+        low, high = tft.min(values, name=f"min_{feature.name}"), tft.max(values, name=f"max_{feature.name}")
+        values = tf.clip_by_value(tf.math.divide_no_nan(values - low, high - low), 0.0, 1.0)
+    return _dense(tf.SparseTensor(raw.indices, values, raw.dense_shape), 1, tf.constant(0.0))[:, 0]
+
+
+def _sparse(raw: Raw) -> tf.SparseTensor:
+    if isinstance(raw, tf.SparseTensor):
+        return raw
+    # Not tf.sparse.from_dense, which takes a 0 for a missing value.
+    return tf.RaggedTensor.from_tensor(tf.reshape(raw, [tf.shape(raw)[0], -1])).to_sparse()
+
+
+def _keep(raw: tf.SparseTensor, mask: tf.Tensor) -> tf.SparseTensor:
+    """Drops values and closes the gaps that they leave in their rows."""
+    kept = tf.sparse.retain(raw, mask)
+    ragged = tf.RaggedTensor.from_value_rowids(
+        kept.values, kept.indices[:, 0], nrows=kept.dense_shape[0], validate=False
+    )
+    return ragged.to_sparse()
+
+
+def _dense(raw: tf.SparseTensor, length: int, default: tf.Tensor) -> tf.Tensor:
+    """The first `length` values of each row: [batch, length]."""
+    ragged = tf.RaggedTensor.from_sparse(raw)
+    return ragged[:, :length].to_tensor(default, shape=[None, length])
+
+
+def _last(raw: tf.SparseTensor, length: int, default: tf.Tensor) -> tf.Tensor:
+    """The last `length` values of each row: [batch, length]."""
+    ragged = tf.RaggedTensor.from_sparse(raw)
+    return ragged[:, -length:].to_tensor(default, shape=[None, length])

@@ -1,0 +1,45 @@
+"""The model section: a trunk and heads, or the published model that names a pair of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field, model_validator
+
+from models.heads import AnyHeads, EntireSpaceConfig, PlainConfig
+from models.section import Section
+from models.trunks import AnyTrunk, EmbeddingsOnlyConfig, SharedBottomConfig
+
+
+class Preset(NamedTuple):
+    """A published model as a point of the grid."""
+
+    trunk: AnyTrunk
+    heads: AnyHeads
+
+
+PRESETS: dict[str, Preset] = {
+    "esmm": Preset(
+        EmbeddingsOnlyConfig(name="embeddings_only"), EntireSpaceConfig(name="entire_space", tower=(128, 64))
+    ),
+    "shared_bottom": Preset(SharedBottomConfig(name="shared_bottom"), PlainConfig(name="plain")),
+}
+
+
+class ModelConfig(Section):
+    """Trunk and heads. `preset` fills in the one that is not given."""
+
+    preset: str | None = Field(None, description=f"A published model: {', '.join(PRESETS)}.")
+    trunk: AnyTrunk = Field(None, description="What the tasks share; the preset's by default.")  # type: ignore[assignment]
+    heads: AnyHeads = Field(None, description="Towers and losses; the preset's by default.")  # type: ignore[assignment]
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> ModelConfig:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got '{self.preset}'")
+        for part in ("trunk", "heads"):
+            if getattr(self, part) is None:
+                if self.preset is None:
+                    raise ValueError(f"{part}: required where no preset is given")
+                object.__setattr__(self, part, getattr(PRESETS[self.preset], part))
+        return self

@@ -1,0 +1,191 @@
+"""The configuration of a pipeline: one YAML file, read once, into frozen objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from components.evaluator.config import EvaluationConfig, Gate
+from components.example_validator.config import ValidationConfig
+from components.log_example_gen.config import AttributionConfig, LogsConfig, WindowConfig
+from components.trainer.config import TrainingConfig
+from models.balancing import AnyBalancer, Static
+from models.features import Feature, check_features
+from models.optimizers import OptimizerConfig
+from models.presets import ModelConfig
+from models.section import Section, UserError
+from models.tasks import DEFAULT_TASKS, TaskConfig, check_tasks, outputs
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; the message has a line per mistake."""
+
+
+class ServingConfig(Section):
+    """Where the model in service lives."""
+
+    model_name: str = Field("ranker", pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the model for TF Serving.")
+    repository: str | None = Field(None, description="Root of the model repository; ROOT/models of the run by default.")
+
+
+class BeamConfig(Section):
+    """Options of Beam, as plain Beam flags."""
+
+    options: tuple[str, ...] = Field(
+        ("--runner=FnApiRunner",),
+        description="Flags such as '--runner=FnApiRunner'. The DirectRunner tries to download a binary first.",
+    )
+
+
+class Config(Section):
+    """A pipeline: from logs to a ranker in service."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="Name of the pipeline.")
+    logs: LogsConfig
+    attribution: AttributionConfig = AttributionConfig()
+    window: WindowConfig
+    features: Annotated[tuple[Feature, ...], Field(min_length=1), AfterValidator(check_features)]
+    tasks: Annotated[tuple[TaskConfig, ...], AfterValidator(check_tasks)] = DEFAULT_TASKS
+    model: ModelConfig
+    balancer: AnyBalancer = Static(name="static")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    validation: ValidationConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gates: tuple[Gate, ...] = Field(default=(), description="What a candidate must reach to go into service.")
+    serving: ServingConfig = ServingConfig()
+    beam: BeamConfig = BeamConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        events = list(self.logs.events)
+        labels = [t.label for t in self.tasks]
+        if labels != events:
+            raise ValueError(
+                f"tasks: expected one task per event of logs.events, in that order ({', '.join(events)}), "
+                f"got labels {', '.join(labels)}"
+            )
+        if set(self.attribution.windows) != set(events):
+            raise ValueError(
+                f"attribution.windows: expected a window for each event of logs.events ({', '.join(events)}), "
+                f"got {', '.join(self.attribution.windows)}"
+            )
+        names = {f.name for f in self.features}
+        known = {o.task for o in outputs(self.tasks)}
+        for label in (*labels, "event_time"):
+            if label in names:
+                raise ValueError(f"features: '{label}' is the name of a label or key, expected another name")
+        for i, gate in enumerate(self.gates):
+            if gate.task not in known:
+                raise ValueError(f"gates[{i}].task: expected one of {', '.join(sorted(known))}, got '{gate.task}'")
+        for columns in self.evaluation.slices:
+            for column in columns:
+                if column not in names:
+                    raise ValueError(f"evaluation.slices: expected names of features, got '{column}'")
+        for column in self.validation.drift:
+            if column not in names:
+                raise ValueError(f"validation.drift: expected names of features, got '{column}'")
+        if isinstance(self.balancer, Static):
+            try:
+                self.balancer.check_tasks(tuple(t.name for t in self.tasks))
+            except ValueError as error:
+                raise ValueError(f"balancer.{error}") from None
+        return self
+
+
+def load(path: str | Path, *, logs: str | Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
+    """Reads and checks a configuration file.
+
+    Args:
+      path: the YAML file. `logs.root`, `validation.schema` and `serving.repository` are relative to its folder.
+      logs: takes the place of `logs.root`; relative to the working directory.
+      overrides: 'key.path=value' settings that take the place of the file's, values in YAML.
+
+    Raises:
+      ConfigError: naming each key's path, what was expected and what came.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, got {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    if isinstance(raw.get("logs"), dict):
+        base = Path.cwd() / logs if logs is not None else path.parent / str(raw["logs"].get("root", "."))
+        raw["logs"]["root"] = str(base.resolve())
+    for section, key in (("validation", "schema"), ("serving", "repository")):
+        value = raw[section].get(key) if isinstance(raw.get(section), dict) else None
+        if isinstance(value, str) and "://" not in value:
+            raw[section][key] = str((path.parent / value).resolve())
+    try:
+        return Config.from_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(e)}" for e in error.errors(include_url=False))
+        raise ConfigError(f"{path}: {error.error_count()} mistake(s) in the configuration\n{lines}") from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of the configuration, for editors that complete from it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: expected key.path=value, such as training.epochs=2")
+    *parents, last = key.split(".")
+    node: Any = raw
+    for i, name in enumerate(parents):
+        node = node[int(name)] if isinstance(node, list) and name.isdigit() else node.setdefault(name, {})
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value and has no keys")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    if isinstance(node, list):
+        node[int(last)] = parsed
+    else:
+        node[last] = parsed
+
+
+def _explain(error: Any) -> str:
+    """One mistake as 'key.path: what was expected, what came'."""
+    path = ""
+    tags = {"id", "id_list", "number", "bucketed"}
+    for part in error["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not (path.endswith("]") and part in tags):
+            path += f".{part}" if path else str(part)
+    kind, came = error["type"], error["input"]
+    shown = json.dumps(came, default=str)
+    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    if kind == "extra_forbidden":
+        return f"{path}: unknown key, expected one of the section's keys, got {shown}"
+    if kind == "missing":
+        return f"{path}: required, but not given"
+    if kind in ("union_tag_invalid", "literal_error"):
+        expected = error["ctx"].get("expected_tags") or error["ctx"].get("expected")
+        key = str(error["ctx"].get("discriminator", "")).strip("'")
+        came = came.get(key) if isinstance(came, dict) else came
+        return f"{path}{'.' + key if key else ''}: expected one of {expected}, got {came!r}"
+    if kind == "union_tag_not_found":
+        return f"{path}: required key {error['ctx']['discriminator']} is missing, got {shown}"
+    if kind == "value_error":
+        message = str(error["ctx"]["error"])
+        with_value = "" if "got" in message or isinstance(came, (dict, list)) else f", got {shown}"
+        return f"{path}: {message}{with_value}" if path else f"{message}{with_value}"
+    message = error["msg"].replace("Input should be", "expected")
+    return f"{path}: {message}, got {shown}"
