@@ -15,9 +15,7 @@ _CHATTY_LOGGERS = ("absl", "apache_beam", "tensorflow", "tfx", "h5py", "kfp", "u
 
 # Warnings that libraries address to their own authors: nothing here can be acted upon by a user.
 _LIBRARY_WARNINGS: tuple[tuple[type[Warning], str, str], ...] = (
-    (DeprecationWarning, "", r"(absl|apache_beam|google|keras|kfp|ml_metadata|tensorflow|tf_keras|tfx)"),
     (FutureWarning, r"Support for google-cloud-storage", r"google\.cloud\.aiplatform"),
-    (UserWarning, r"pkg_resources is deprecated", ""),
 )
 
 

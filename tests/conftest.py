@@ -1,0 +1,3 @@
+from models.runtime import prepare_process
+
+prepare_process()  # before any test module imports TensorFlow
