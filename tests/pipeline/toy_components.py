@@ -51,7 +51,9 @@ class RaiseToyError(beam.DoFn):
 
 
 @component
-def First(text: tfx.dsl.components.Parameter[str], data: tfx.dsl.components.OutputArtifact[standard_artifacts.Examples]):
+def First(
+    text: tfx.dsl.components.Parameter[str], data: tfx.dsl.components.OutputArtifact[standard_artifacts.Examples]
+):
     Path(data.uri).mkdir(parents=True, exist_ok=True)
     Path(data.uri, "half").write_text(text)
     act("First")
