@@ -21,8 +21,8 @@ from models.section import UserError
 Label = Literal["stable", "candidate", "previous"]
 LABELS: tuple[Label, ...] = ("stable", "candidate", "previous")
 
-ASSETS = "assets.extra/seesaw"
-"""Folder inside a version with what the project adds to a SavedModel; TF Serving does not look into it."""
+ASSETS = "assets.extra/seesaw/published"
+"""Folder inside a version with what publishing adds to a SavedModel; TF Serving does not look into it."""
 
 _DETAILS = f"{ASSETS}/version.json"
 _LABELS_FILE = "labels.json"
@@ -144,7 +144,7 @@ class ModelRepository:
           reason: why, for the history.
           source: what makes two publications the same; the hash of the folder's content by default.
           metadata: JSON values to keep with the version.
-          extra: files to add under `assets.extra/seesaw/`: relative path there to file.
+          extra: files to add under `assets.extra/seesaw/published/`: relative path there to file.
 
         Returns:
           Number of the version.

@@ -14,6 +14,8 @@ from serving.model_repository import ModelRepository, ServiceChanged, Version, c
 def saved_model(folder: Path, content: str = "graph") -> Path:
     (folder / "variables").mkdir(parents=True)
     (folder / "assets").mkdir()
+    (folder / "assets.extra/seesaw").mkdir(parents=True)
+    (folder / "assets.extra/seesaw/model.json").write_text("{}")
     (folder / "saved_model.pb").write_text(content)
     (folder / "variables" / "variables.index").write_text(content * 2)
     return folder
@@ -58,7 +60,8 @@ def test_published_version_is_a_whole_copy_and_a_candidate(repository, tmp_path)
     assert (version / "saved_model.pb").read_text() == "a"
     assert (version / "variables/variables.index").read_text() == "aa"
     assert (version / "assets").is_dir()
-    assert (version / "assets.extra/seesaw/statistics/FeatureStats.pb").read_bytes() == b"\x01\x02"
+    assert (version / "assets.extra/seesaw/model.json").read_text() == "{}"
+    assert (version / "assets.extra/seesaw/published/statistics/FeatureStats.pb").read_bytes() == b"\x01\x02"
     details = repository.versions()[0].details
     assert details["metadata"] == {"window": "2026-01-01"}
     assert details["source"] == content_hash(source) == content_hash(version)
