@@ -1,0 +1,1 @@
+"""Adapters that turn public data sets into exposure, click and purchase logs."""
