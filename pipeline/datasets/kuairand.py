@@ -25,7 +25,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from models.section import UserError
 from pipeline.datasets.folder import fingerprint, is_current, replacing
+from pipeline.fingerprint import code_fingerprint
 
 TIMEZONE = "Asia/Shanghai"
 REQUEST_GAP_MS = 30 * 60_000
@@ -40,7 +42,9 @@ _SEQUENCES = "user_sequences.parquet"
 _USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 _USER_IDS = ("is_live_streamer", "is_video_author", *(f"onehot_feat{i}" for i in range(18)))
 _EXPECTED = {
-    _IMPRESSIONS: ("user_id", "video_id", "date", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms", "tab"),
+    _IMPRESSIONS: (
+        "user_id", "video_id", "date", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms", "tab",
+    ),
     _USERS: ("user_id", "user_active_degree", *_USER_NUMBERS, *_USER_IDS),
     _VIDEOS: (
         "video_id", "author_id", "video_type", "upload_dt", "upload_type", "server_width", "server_height",
@@ -67,15 +71,18 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
       Days, rows of each log, and counts of what is dirty in them; also in `out/summary.json`.
 
     Raises:
-      FileNotFoundError: a file of the slice is missing.
-      ValueError: a file of the slice cannot be read or lacks a column.
-      FileExistsError: `out` holds something else.
+      UserError: a file of the slice is missing, cannot be read or lacks a column, or `out` holds
+        something else.
     """
     source, out = Path(source), Path(out)
     for name in _EXPECTED:
         if not (source / name).is_file():
-            raise FileNotFoundError(f"{source / name}: not found; expected the KuaiRand slice: {', '.join(_EXPECTED)}")
-    manifest = {"dataset": "kuairand", "source": fingerprint(*(source / n for n in _EXPECTED)), "code": fingerprint(Path(__file__))}
+            raise UserError(f"{source / name}: not found; expected the KuaiRand slice: {', '.join(_EXPECTED)}")
+    manifest = {
+        "dataset": "kuairand",
+        "source": fingerprint(*(source / name for name in _EXPECTED)),
+        "code": code_fingerprint(__name__),
+    }
     if is_current(out, manifest):
         return json.loads((out / "summary.json").read_text())
 
@@ -108,10 +115,10 @@ def _read(source: Path, name: str) -> pa.Table:
         else:
             table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: expected a {path.suffix[1:]} file of KuaiRand, could not read it: {error}") from error
+        raise UserError(f"{path}: expected a {path.suffix[1:]} file of KuaiRand, could not read it: {error}") from error
     missing = [c for c in _EXPECTED[name] if c not in table.column_names]
     if missing:
-        raise ValueError(f"{path}: expected the columns {', '.join(missing)}, found {', '.join(table.column_names)}")
+        raise UserError(f"{path}: expected the columns {', '.join(missing)}, found {', '.join(table.column_names)}")
     return table.select(_EXPECTED[name])
 
 

@@ -55,4 +55,4 @@ class Calendar:
 
     def _offset(self, slot: int) -> int:
         moment = datetime.fromtimestamp(slot * _SLOT / 1000, timezone.utc)
-        return milliseconds(self._zone.utcoffset(moment.astimezone(self._zone)))
+        return milliseconds(moment.astimezone(self._zone).utcoffset() or timedelta(0))

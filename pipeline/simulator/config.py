@@ -16,8 +16,8 @@ Share = Annotated[float, Field(ge=0, le=0.5)]
 class DirtConfig(Section):
     """How much of each kind of dirt the logs get, all of it on top of the clean rows.
 
-    Each is a share of the clean rows that it could befall, per day and rounded up, so that a share
-    above 0 gives at least one row a day where there is a row to take. No kind changes a label.
+    Each is a share of the rows that it could befall. Sums over the days are exact: the share of all
+    rows, rounded up, so that a share above 0 is seen in small logs too. No kind changes a label.
     """
 
     duplicate_exposures: Share = Field(0.01, description="Exposures written twice, half of them with a later time.")
@@ -58,8 +58,12 @@ class SimulationConfig(Section):
         0.5, ge=-1, le=1, description="How far what makes a user click also makes the user buy (below 0: deters)."
     )
     click_window: Duration = Field(timedelta(minutes=30), description="A click after this does not count.")
-    purchase_window: Duration = Field(timedelta(days=3), description="A purchase later than this after its click does not count.")
-    clock_skew: Duration = Field(timedelta(0), description="An event may precede its cause by this much and still counts.")
+    purchase_window: Duration = Field(
+        timedelta(days=3), description="A purchase later than this after its click does not count."
+    )
+    clock_skew: Duration = Field(
+        timedelta(0), description="An event may precede its cause by this much and still counts."
+    )
     dirt: DirtConfig = DirtConfig()
 
     @field_validator("timezone")

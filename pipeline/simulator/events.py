@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.simulator.calendar import milliseconds
 from pipeline.simulator.config import SimulationConfig
+from pipeline.simulator.quota import Quota
 from pipeline.simulator.world import Exposures
 
 _CLICK_MEDIAN_MS = 9_000
@@ -49,13 +50,8 @@ class DayOfEvents:
     purchases: Events
 
 
-def share_of(share: float, available: int) -> int:
-    """Rows that a share of dirt takes: rounded up, so that a share above 0 is seen in small logs too."""
-    return min(int(np.ceil(share * available)), available)
-
-
 def draw_events(
-    config: SimulationConfig, exposures: Exposures, ctr: np.ndarray, cvr: np.ndarray, day_start: int,
+    config: SimulationConfig, exposures: Exposures, ctr: np.ndarray, cvr: np.ndarray, day_start: int, quota: Quota,
     rng: np.random.Generator,
 ) -> DayOfEvents:
     """Draws labels from the probabilities, event times inside the windows, and the dirt on top.
@@ -79,39 +75,45 @@ def draw_events(
     purchases = [(with_purchase, purchase_time[with_purchase], "clean")]
     ghosts: dict[str, np.ndarray] = {}
 
+    def due(kind: str, rows: np.ndarray, available: np.ndarray) -> int:
+        return quota.take(kind, getattr(dirt, kind), len(rows), len(available))
+
     # Clicks that do not count, each on an exposure of its own that has no other click.
     idle = rng.permutation(np.flatnonzero(~clicked))
-    rows, idle = _split(idle, share_of(dirt.clicks_after_window, len(with_click)))
+    rows, idle = _split(idle, due("clicks_after_window", with_click, idle))
     late_click = rows
     clicks.append((rows, time[rows] + window + 1 + _upto(2 * window, len(rows), rng), "after_window"))
     # Not in the first minutes of the day: the day before has been written.
     early_enough = time[idle] - day_start > skew + 120_000
-    rows, rest = _split(idle[early_enough], share_of(dirt.clicks_before_exposure, len(with_click)))
-    idle = np.concatenate([rest, idle[~early_enough]])
+    candidates, idle = idle[early_enough], idle[~early_enough]
+    rows, rest = _split(candidates, due("clicks_before_exposure", with_click, candidates))
+    idle = np.concatenate([rest, idle])
     clicks.append((rows, time[rows] - skew - 1 - _upto(60_000, len(rows), rng), "before_exposure"))
-    room = time[with_click] + window - click_time[with_click]
-    rows = with_click[room > 0]
-    rows = rng.permutation(rows)[: share_of(dirt.repeated_clicks, len(with_click))]
+    # A second click that counts too, on an exposure with time left for it.
+    candidates = rng.permutation(with_click[click_time[with_click] < time[with_click] + window])
+    rows, _ = _split(candidates, due("repeated_clicks", with_click, candidates))
     room = np.minimum(time[rows] + window - click_time[rows], 60_000)
     clicks.append((rows, click_time[rows] + 1 + _upto(room, len(rows), rng), "repeated"))
-    ghosts["click"] = rng.integers(0, n, share_of(dirt.clicks_without_exposure, len(with_click)))
+    ghosts["click"] = rng.integers(0, n, due("clicks_without_exposure", with_click, exposures.time))
 
     # Purchases that do not count, each on an exposure of its own that has no other purchase.
     lost = rng.permutation(np.flatnonzero(clicked & ~purchased))
-    rows, lost = _split(lost, share_of(dirt.purchases_after_window, len(with_purchase)))
+    rows, lost = _split(lost, due("purchases_after_window", with_purchase, lost))
     purchases.append(
         (rows, click_time[rows] + purchase_window + 1 + _upto(purchase_window, len(rows), rng), "after_window")
     )
     lost = lost[click_time[lost] - day_start > skew + 120_000]
-    rows, _ = _split(lost, share_of(dirt.purchases_before_click, len(with_purchase)))
+    rows, lost = _split(lost, due("purchases_before_click", with_purchase, lost))
     purchases.append((rows, click_time[rows] - skew - 1 - _upto(60_000, len(rows), rng), "before_click"))
     # Without any click, without even an exposure, and after a click that came too late, in turn.
-    count = share_of(dirt.purchases_without_click, len(with_purchase))
+    count = due("purchases_without_click", with_purchase, exposures.time)
     rows = np.concatenate([idle[: (count + 2) // 3], late_click[: count // 3]])
     purchases.append((rows, time[rows] + 60_000 + _upto(3_600_000, len(rows), rng), "no_click"))
     ghosts["purchase"] = rng.integers(0, n, count - len(rows))
 
-    ghost_times = {k: time[rows] + _delay(len(rows), _CLICK_MEDIAN_MS, 1.2, 500, window, rng) for k, rows in ghosts.items()}
+    ghost_times = {
+        event: time[rows] + _delay(len(rows), _CLICK_MEDIAN_MS, 1.2, 500, window, rng) for event, rows in ghosts.items()
+    }
     return DayOfEvents(
         clicked,
         purchased,
@@ -125,11 +127,12 @@ def _events(
     ghost_kind: str,
 ) -> Events:
     rows = np.concatenate([p[0] for p in parts])
+    kinds = [np.full(len(p[0]), p[2], "U16") for p in parts]
     return Events(
         exposure=np.concatenate([rows, np.full(len(ghosts), -1)]).astype(np.int64),
         item=exposures.item[np.concatenate([rows, ghosts]).astype(np.int64)],
         time=np.concatenate([p[1] for p in parts] + [ghost_times]).astype(np.int64),
-        kind=np.concatenate([np.full(len(p[0]), p[2], "U16") for p in parts] + [np.full(len(ghosts), ghost_kind, "U16")]),
+        kind=np.concatenate([*kinds, np.full(len(ghosts), ghost_kind, "U16")]),
     )
 
 

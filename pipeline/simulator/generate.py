@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +15,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.log_example_gen.config import AttributionConfig, Window
+from pipeline.datasets.folder import is_current, replacing
+from pipeline.fingerprint import code_fingerprint
 from pipeline.simulator.calendar import Calendar
 from pipeline.simulator.config import SimulationConfig
-from pipeline.simulator.events import DayOfEvents, Events, draw_events, share_of
+from pipeline.simulator.events import DayOfEvents, Events, draw_events
 from pipeline.simulator.formats import REASONS, write_log
 from pipeline.simulator.history import ClickHistory
+from pipeline.simulator.quota import Quota
 from pipeline.simulator.traffic import day_of_traffic
 from pipeline.simulator.truth import (
-    CLICKS, EXPOSURES, LOGS, PURCHASES, ROW_SCHEMA, TRUTH_FILE, auc, expected_reconciliation, rows_file,
+    CLICKS,
+    EXPOSURES,
+    LOGS,
+    PURCHASES,
+    ROW_SCHEMA,
+    TRUTH_FILE,
+    auc,
+    expected_reconciliation,
+    rows_file,
 )
 from pipeline.simulator.world import AGE_GROUPS, COUNTRIES, DEVICES, Exposures, World
-
-MANIFEST = "manifest.json"
 
 _REQUIRED = {
     EXPOSURES: ("request_id", "item_id", "user_id", "time"),
@@ -57,27 +66,14 @@ def simulate(
       What truth.json holds.
 
     Raises:
-      FileExistsError: `out` holds something that is not simulated logs.
+      UserError: `out` holds something that is not simulated logs.
     """
     out = Path(out)
-    manifest = {"simulation": json.loads(config.canonical_json()), "code": _code_fingerprint()}
-    if (out / MANIFEST).exists():
-        if json.loads((out / MANIFEST).read_text()) == manifest:
-            return json.loads((out / "truth" / TRUTH_FILE).read_text())
-    elif out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out}: expected a new or empty folder or earlier simulated logs, found other files")
-
-    aside, replaced = (out.with_name(f".{out.name}.{suffix}") for suffix in ("partial", "replaced"))
-    for leftover in (aside, replaced):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir(parents=True)
-    truth = _Simulation(config, aside).run(progress)
-    (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    if out.exists():
-        out.rename(replaced)
-    aside.rename(out)
-    shutil.rmtree(replaced, ignore_errors=True)
-    return truth
+    manifest = {"simulation": json.loads(config.canonical_json()), "code": code_fingerprint(__name__)}
+    if is_current(out, manifest):
+        return json.loads((out / "truth" / TRUTH_FILE).read_text())
+    with replacing(out, manifest) as folder:
+        return _Simulation(config, folder).run(progress)
 
 
 class _Simulation:
@@ -92,7 +88,8 @@ class _Simulation:
         self.next_request = 0
         self.next_id = dict.fromkeys(LOGS, 0)
         self.ghosts = 0
-        self.dirt: dict[str, dict[str, int]] = {log: {} for log in LOGS}
+        self.quota = Quota()
+        self.kinds: dict[str, Counter[str]] = {log: Counter() for log in LOGS}
         self.scores: list[tuple[np.ndarray, ...]] = []
 
     def run(self, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
@@ -113,7 +110,7 @@ class _Simulation:
         )
         self.next_request = int(exposures.request.max()) + 1
         ctr, cvr = self.world.probabilities(exposures)
-        events = draw_events(config, exposures, ctr, cvr, start, rng)
+        events = draw_events(config, exposures, ctr, cvr, start, self.quota, rng)
 
         seen = np.isin(events.clicks.kind, ("clean", "after_window"))
         clicked = events.clicks.exposure[seen]
@@ -122,7 +119,8 @@ class _Simulation:
         self.history.trim()
 
         first = self.next_id[EXPOSURES]
-        self._add(EXPOSURES, day, table, np.arange(first, first + len(exposures)), np.full(len(exposures), "clean"), rng)
+        ids = np.arange(first, first + len(exposures))
+        self._add(EXPOSURES, day, table, ids, np.full(len(exposures), "clean"), rng)
         for log, rows in ((CLICKS, events.clicks), (PURCHASES, events.purchases)):
             exposure = np.where(rows.exposure < 0, -1, rows.exposure + first)
             self._add(log, day, self._event_table(log, exposures, rows, rng), exposure, rows.kind, rng)
@@ -179,14 +177,15 @@ class _Simulation:
         dirt, n = self.config.dirt, len(table)
         ids = np.arange(self.next_id[log], self.next_id[log] + n)
         self.next_id[log] += n
-        copies = rng.choice(n, share_of(dirt.duplicate_exposures if log == EXPOSURES else dirt.duplicate_events, n), False)
+        share = dirt.duplicate_exposures if log == EXPOSURES else dirt.duplicate_events
+        copies = rng.choice(n, self.quota.take(f"duplicate {log}", share, n), False)
         rows = np.concatenate([np.arange(n), copies]).astype(np.int64)
         time = table["time"].to_numpy()[rows].copy()
-        if log == EXPOSURES:  # every other one is sent again some seconds later; of an event that would be another event
+        if log == EXPOSURES:  # every other copy has a later time; an event at another time would be another event
             again = np.arange(n, len(rows), 2)
             time[again] = np.minimum(time[again] + rng.integers(1, 5000, len(again)), self.calendar.starts[day + 1] - 1)
         late = np.zeros(len(rows), bool)
-        late[rng.choice(len(rows), share_of(dirt.late, len(rows)), False)] = True
+        late[rng.choice(len(rows), self.quota.take(f"late {log}", dirt.late, len(rows)), False)] = True
         table = table.take(pa.array(rows)).set_column(
             table.schema.get_field_index("time"), "time", pa.array(time)
         )
@@ -214,12 +213,15 @@ class _Simulation:
         late = due["_late"].to_numpy()
         on_time, late_rows = due.filter(pa.array(~late)), due.filter(pa.array(late))
 
-        reasons = REASONS[config.format]
-        broken = _damaged(due, share_of(dirt.malformed, len(due)), "malformed", reasons, rng)
-        unlabelled = _damaged(due, share_of(dirt.missing_column, len(due)), "missing_column", ("missing_column",), rng)
+        count = self.quota.take(f"malformed {log}", dirt.malformed, len(due))
+        turn = self.kinds[log]["malformed"] + np.arange(count)
+        reasons = np.array(REASONS[config.format])[turn % len(REASONS[config.format])]
+        broken = _damaged(due, "malformed", reasons, rng)
+        count = self.quota.take(f"missing_column {log}", dirt.missing_column, len(due))
+        unlabelled = _damaged(due, "missing_column", np.full(count, "missing_column"), rng)
         without_device = np.zeros(len(on_time), bool)
         if log == EXPOSURES:
-            count = share_of(dirt.missing_feature, len(on_time))
+            count = self.quota.take("missing_feature", dirt.missing_feature, len(on_time))
             without_device[rng.choice(len(on_time), count, False)] = True
         lacking = _replace(on_time.filter(pa.array(without_device)), "_no_device", True)
 
@@ -231,9 +233,9 @@ class _Simulation:
             files.append((f"part-{i}", main.slice(start, config.rows_per_file), ()))
         if len(lacking):
             files.append((f"part-{len(files)}", lacking, ("device",)))
+        required = _REQUIRED[log][day % len(_REQUIRED[log]) :] + _REQUIRED[log][: day % len(_REQUIRED[log])]
         if len(unlabelled):
-            required = _REQUIRED[log]
-            files.append((f"part-{len(files)}", unlabelled, (required[day % len(required)],)))
+            files.append((f"part-{len(files)}", unlabelled, required[:1]))
         if len(late_rows):
             files.append(("late-0", late_rows, ()))
 
@@ -242,9 +244,7 @@ class _Simulation:
         for name, table, dropped in files:
             kept = [c for c in columns if c not in dropped]
             reason = table["_reason"].to_numpy().astype("U16")
-            write_log(
-                day_folder / f"{name}.{config.format}", table.select(kept), config.format, _REQUIRED[log], reason
-            )
+            write_log(day_folder / f"{name}.{config.format}", table.select(kept), config.format, required, reason)
         self._write_rows(log, day, pa.concat_tables([table for _, table, _ in files]))
 
     def _write_rows(self, log: str, day: int, rows: pa.Table) -> None:
@@ -252,16 +252,9 @@ class _Simulation:
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {f.name: rows["time" if f.name == "time" else f"_{f.name}"] for f in ROW_SCHEMA}
         pq.write_table(pa.table(columns, schema=ROW_SCHEMA), path)
-        tally = self.dirt[log]
-        for column in ("kind", "reason"):
-            for entry in columns[column].value_counts().to_pylist():
-                name, count = entry["values"], entry["counts"]
-                if name not in ("", "clean", "malformed", "missing_column") or column == "kind" and name == "clean":
-                    tally[name] = tally.get(name, 0) + count
-                elif column == "reason" and name == "missing_column":
-                    tally[name] = tally.get(name, 0) + count
+        self.kinds[log].update(rows["_kind"].to_pylist())
         for name in ("late", "no_device"):
-            tally[name] = tally.get(name, 0) + pc.sum(columns[name]).as_py() if len(rows) else tally.get(name, 0)
+            self.kinds[log][name] += int(columns[name].to_numpy().sum())
 
     def _write_probabilities(
         self, day: int, table: pa.Table, ctr: np.ndarray, cvr: np.ndarray, events: DayOfEvents
@@ -303,7 +296,7 @@ class _Simulation:
                 "cvr": auc(cvr[click], purchase[click]),
                 "ctcvr": auc(ctr * cvr, purchase),
             },
-            "rows": self.dirt,
+            "rows": {log: dict(sorted(kinds.items())) for log, kinds in self.kinds.items()},
             "window": json.loads(window.canonical_json()),
         }
         path = self.out / "truth" / TRUTH_FILE
@@ -313,12 +306,11 @@ class _Simulation:
         return truth
 
 
-def _damaged(rows: pa.Table, count: int, kind: str, reasons: tuple[str, ...], rng: np.random.Generator) -> pa.Table:
-    """Copies of `count` rows that are to be made unreadable, for each of the reasons in turn."""
-    copies = rows.take(pa.array(rng.choice(len(rows), count, False).astype(np.int64)))
-    reason = np.array(reasons)[np.arange(count) % len(reasons)]
+def _damaged(rows: pa.Table, kind: str, reasons: np.ndarray, rng: np.random.Generator) -> pa.Table:
+    """Copies of some rows that are to be made unreadable, one for each of the reasons."""
+    copies = rows.take(pa.array(rng.choice(len(rows), len(reasons), False).astype(np.int64)))
     copies = _replace(_replace(copies, "_kind", kind), "_late", False)
-    return copies.set_column(copies.schema.get_field_index("_reason"), "_reason", pa.array(reason, pa.string()))
+    return copies.set_column(copies.schema.get_field_index("_reason"), "_reason", pa.array(reasons, pa.string()))
 
 
 def _replace(table: pa.Table, column: str, value: Any) -> pa.Table:
@@ -334,11 +326,3 @@ def _request_ids(numbers: np.ndarray) -> pa.Array:
     """'r17' for request 17 and 'x3' for -3, of which no exposure was logged."""
     prefix = pc.if_else(pa.array(numbers >= 0), "r", "x")
     return pc.binary_join_element_wise(prefix, pa.array(np.abs(numbers)).cast(pa.string()), "")
-
-
-def _code_fingerprint() -> str:
-    """Changes where the simulator's code does, so that logs of older code are not taken for current."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
