@@ -93,9 +93,16 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     )
     # The schema as a parameter: an edited file is never answered from the cache.
     schema = CuratedSchema(schema_text=inputs.schema_text)
-    # The model in service when this window and configuration first ran. What decides on a new model is in the
-    # fingerprint; repeating a run is then a cache hit and not a second promotion.
-    decided_by = [config.canonical_json(), inputs.inputs_fingerprint, inputs.schema_text, _whole_code()]
+    # The model in service when this window and configuration first ran. All that decides on a new model is in the
+    # fingerprint, and nothing else: repeating a run is then a cache hit and not a second promotion.
+    decided_by = [
+        features,
+        trainer_spec,
+        *(s.canonical_json() for s in (config.attribution, config.validation, config.evaluation, *config.gates)),
+        inputs.inputs_fingerprint,
+        inputs.schema_text,
+        _whole_code(),
+    ]
     baseline = Baseline(
         **repository, **window, fingerprint=hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
     )

@@ -102,7 +102,6 @@ def export(
         "tasks": [t.model_dump(mode="json") for t in ranker.tasks],
         "model": model,
         "slots": {name: [s.width, s.offset, s.rows] for name, s in ranker.encoder.slots.items()},
-        "widths": [int(t.shape[1]) for t in ranker.encoder.tables],
     }
     target = Path(path) / DESCRIPTION
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from models.preprocessing import features_to_json, vocabulary_name
 from models.ranker import Ranker
 from serving.signatures import DESCRIPTION
 
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+
 
 @dataclass
 class Carried:
@@ -68,8 +70,7 @@ def warm_start(
             continue
         width, old_offset, old_count = old_slot
         if width not in old_tables:
-            position = description["widths"].index(width)
-            old_tables[width] = reader.get_tensor(f"encoder/tables/{position}/.ATTRIBUTES/VARIABLE_VALUE")
+            old_tables[width] = reader.get_tensor(f"encoder/tables_{width}{_VALUE}")
         old_rows, new_rows = _matching_rows(feature, transform, saved, old_count, slot.rows)
         new_tables[width][slot.offset + new_rows] = old_tables[width][old_offset + old_rows]
         carried.rows[feature.name] = (len(new_rows), slot.rows)
@@ -104,12 +105,11 @@ def _carry_dense(
     reader: tf.train.CheckpointReader,
     carried: Carried,
 ) -> None:
-    module = tf.Module()
-    module.trunk, module.heads = ranker.trunk, ranker.heads
+    # Keras saves the weights of a layer by their number.
     new = {
-        key: value
-        for key, value in _checkpoint_variables(module).items()
-        if value.trainable
+        f"{name}/variables/{i}{_VALUE}": weight
+        for name, part in (("trunk", ranker.trunk), ("heads", ranker.heads))
+        for i, weight in enumerate(part.weights)
     }
     same_features = description["features"] == json.loads(features_to_json(features))
     same_tasks = description["tasks"] == [t.model_dump(mode="json") for t in ranker.tasks]
@@ -123,21 +123,3 @@ def _carry_dense(
         new[key].assign(reader.get_tensor(key))
     carried.dense = (len(fitting), len(new))
 
-
-def _checkpoint_variables(module: tf.Module) -> dict[str, tf.Variable]:
-    """Variables below a module by the key that a checkpoint of it has."""
-    found: dict[str, tf.Variable] = {}
-    seen: set[int] = set()
-
-    def visit(node, path: str) -> None:
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if isinstance(node, tf.Variable):
-            found[f"{path}.ATTRIBUTES/VARIABLE_VALUE"] = node
-            return
-        for name, child in node._trackable_children().items():
-            visit(child, f"{path}{name}/")
-
-    visit(module, "")
-    return found

@@ -42,3 +42,22 @@ def test_a_native_log_level_of_the_environment_is_kept():
     )
     assert run_python(code, TF_CPP_MIN_LOG_LEVEL="1").stdout == "1\n"
     assert run_python(code).stdout == "0\n"
+
+
+def test_only_noise_is_held_back_while_tensorflow_is_loaded(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\n"
+        "os.write(2, b'WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n'\n"
+        "            b'I0000 00:00:1795214283.038820      35 port.cc:153] oneDNN custom operations are on.\\n'\n"
+        "            b'E0000 00:00:1795214283.038820      35 port.cc:153] illegal instruction\\n')\n"
+        "raise ImportError('libtensorflow_framework.so.2 is missing')\n"
+    )
+    done = run_python(
+        "import sys; from models.runtime import prepare_process; prepare_process()\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import tensorflow\n"
+    )
+    assert done.returncode == 1
+    first, *rest = done.stderr.splitlines()
+    assert first == "E0000 00:00:1795214283.038820      35 port.cc:153] illegal instruction"
+    assert rest[-1] == "ImportError: libtensorflow_framework.so.2 is missing"
