@@ -53,7 +53,12 @@ def build_eval_config(
         spec = config.metrics_specs.add(output_names=[output.name])
         thresholds = {_GATED[m]: _threshold(g) for (task, m), g in by_metric.items() if task == output.task}
         for name in METRICS:
-            spec.metrics.add(class_name=name, threshold=thresholds.get(name))
+            metric = spec.metrics.add(class_name=name)
+            if name in thresholds:
+                # MetricConfig.threshold would hold for every slice, down to those with one class only.
+                metric.per_slice_thresholds.add(
+                    slicing_specs=[config_pb2.SlicingSpec()], threshold=thresholds[name]
+                )
     return config
 
 

@@ -67,8 +67,9 @@ def without_change(config: config_pb2.EvalConfig) -> config_pb2.EvalConfig:
     floors.CopyFrom(config)
     for spec in floors.metrics_specs:
         for metric in spec.metrics:
-            if metric.HasField("threshold"):
-                metric.threshold.ClearField("change_threshold")
-                if not metric.threshold.ByteSize():
-                    metric.ClearField("threshold")
+            for rule in metric.per_slice_thresholds:
+                rule.threshold.ClearField("change_threshold")
+            floors_of_metric = [rule for rule in metric.per_slice_thresholds if rule.threshold.ByteSize()]
+            del metric.per_slice_thresholds[:]
+            metric.per_slice_thresholds.extend(floors_of_metric)
     return floors

@@ -66,7 +66,7 @@ def read_summary(
         if key and not by_slice:
             continue
         for name in order:
-            values = {m: _number(v) for m, v in by_output[name][""][""].items()}
+            values = {m: _number(v) for m, v in by_output[name][""].items()}
             rows.append(
                 TaskMetrics(
                     task=name.removeprefix("p"),

@@ -46,6 +46,7 @@ class Executor(base_executor.BaseExecutor):
         schema = io_utils.SchemaReader().read(
             io_utils.get_only_uri_in_dir(artifact_utils.get_single_uri(input_dict["schema"]))
         )
+        limited = with_drift(schema, drift)
         previous = _previous_statistics(artifact_utils.get_single_uri(input_dict["baseline"]), drift)
         anomalies_artifact = artifact_utils.get_single_instance(output_dict["anomalies"])
         splits = artifact_utils.decode_split_names(statistics.split_names)
@@ -55,11 +56,10 @@ class Executor(base_executor.BaseExecutor):
         blessed = {}
         for split in splits:
             view = stats_artifact_utils.load_statistics(statistics, split).proto()
-            compared = split == "train" and previous is not None
-            anomalies = find_anomalies(view, with_drift(schema, drift) if compared else schema, previous if compared else None)
+            anomalies = find_anomalies(view, limited, previous if split == "train" else None)
             uri = artifact_utils.get_split_uri([anomalies_artifact], split)
             writer_utils.write_anomalies(os.path.join(uri, _ANOMALIES_FILE), anomalies)
-            found = [*label_mistakes(view, labels), *explain(anomalies)]
+            found = [*label_mistakes(view, labels), *explain(anomalies, schema)]
             lines += [f"{split}: {line}" for line in found]
             blessed[split] = int(not found)
         anomalies_artifact.set_json_value_custom_property("blessed", blessed)
@@ -119,15 +119,17 @@ def label_mistakes(
             yield f"label '{label}': expected both 0 and 1, found only {numbers.min:g} in {dataset.num_examples} rows"
 
 
-def explain(anomalies: anomalies_pb2.Anomalies) -> Iterator[str]:
+def explain(anomalies: anomalies_pb2.Anomalies, schema: schema_pb2.Schema) -> Iterator[str]:
     """A line per anomaly that is an error: the feature, what is wrong, what was expected and what came."""
     if anomalies.HasField("dataset_anomaly_info"):
-        yield from _reasons("dataset", anomalies.dataset_anomaly_info)
+        yield from _reasons("dataset", anomalies.dataset_anomaly_info, {})
+    by_name = {feature.name: feature for feature in schema.feature}
     for name in sorted(anomalies.anomaly_info):
-        yield from _reasons(f"feature '{name}'", anomalies.anomaly_info[name])
+        expected = _expectations(by_name[name], schema) if name in by_name else {}
+        yield from _reasons(f"feature '{name}'", anomalies.anomaly_info[name], expected)
 
 
-def _reasons(subject: str, info: anomalies_pb2.AnomalyInfo) -> Iterator[str]:
+def _reasons(subject: str, info: anomalies_pb2.AnomalyInfo, expected: dict[str, str]) -> Iterator[str]:
     if info.severity == anomalies_pb2.AnomalyInfo.WARNING:
         logging.warning("%s: %s", subject, info.description)
         return
@@ -135,7 +137,29 @@ def _reasons(subject: str, info: anomalies_pb2.AnomalyInfo) -> Iterator[str]:
         text = " ".join(reason.description.split()).rstrip(". ")
         title = reason.short_description.rstrip(". ")
         line = f"{subject}: {title}: {text}" if title and title not in text else f"{subject}: {text or title}"
+        if title in expected:
+            line += f"; expected {expected[title]}"
         yield line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+
+
+def _expectations(feature: schema_pb2.Feature, schema: schema_pb2.Schema) -> dict[str, str]:
+    """What the schema expects, by the titles of the anomalies whose description leaves it out."""
+    expected = {}
+    if feature.HasField("value_count"):
+        expected["Superfluous values"] = f"at most {feature.value_count.max}"
+        expected["Missing values"] = f"at least {feature.value_count.min}"
+    kind = feature.WhichOneof("domain_info")
+    if kind in ("int_domain", "float_domain"):
+        domain = getattr(feature, kind)
+        bounds = [f"at {w} {getattr(domain, f):g}" for f, w in (("min", "least"), ("max", "most")) if domain.HasField(f)]
+        expected["Out-of-range values"] = " and ".join(bounds)
+    domains = {domain.name: domain for domain in schema.string_domain}
+    domain = feature.string_domain if kind == "string_domain" else domains.get(feature.domain)
+    if domain is not None:
+        shown = ", ".join(list(domain.value)[:10]) + (", ..." if len(domain.value) > 10 else "")
+        share = feature.distribution_constraints.min_domain_mass
+        expected["Unexpected string values"] = f"at least {share:.0%} of {shown}"
+    return expected
 
 
 def _previous_statistics(

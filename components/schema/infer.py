@@ -16,10 +16,10 @@ def infer_schema(
 ) -> schema_pb2.Schema:
     """Infers the schema of joined examples from the statistics of their training days.
 
-    Labels are 0 or 1 and always there. Other columns must be there in every row if no value is missing in the
-    statistics, else in some row; keys in some row. Text gets a domain when it has at most 30 values and is no id
-    or list, and then 5 % of values outside it are still well. Ids have no domain: their vocabulary is learned by
-    the transform.
+    Labels are 0 or 1. A column must have a value in every row if none is missing in the statistics, else in some
+    row; keys and lists in some row. Text gets a domain when it has at most 30 values and is no id, list or number
+    written as text, and then 5 % of values outside it are still well. Ids have no domain: their vocabulary is
+    learned by the transform.
 
     Args:
       statistics: of one dataset.
@@ -32,21 +32,15 @@ def infer_schema(
     import tensorflow_data_validation as tfdv
 
     schema = tfdv.infer_schema(statistics, infer_feature_shape=False, max_string_domain_size=MAX_DOMAIN)
+    (dataset,) = statistics.datasets
+    seen = {(s.name or s.path.step[0]): _common(s) for s in dataset.features}
     for feature in schema.feature:
-        if feature.value_count.max != 1:
-            feature.value_count.Clear()
-            feature.value_count.min = 1
+        _set_counts(feature, seen[feature.name])
         if feature.name in labels:
             feature.int_domain.CopyFrom(schema_pb2.IntDomain(min=0, max=1))
-            feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_fraction=1.0, min_count=1))
-            continue
-        if feature.name in keys:
+        elif feature.name in keys:
             feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_count=1))
-        if feature.WhichOneof("domain_info"):
-            if feature.name in keys or _id_like(feature.name) or feature.value_count.max != 1:
-                feature.ClearField(feature.WhichOneof("domain_info"))
-            elif feature.type == schema_pb2.BYTES:
-                feature.distribution_constraints.min_domain_mass = MIN_DOMAIN_MASS
+        _set_domain(feature, is_id=feature.name in keys or _id_like(feature.name))
     used = {feature.domain for feature in schema.feature}
     domains = [domain for domain in schema.string_domain if domain.name in used]
     del schema.string_domain[:]
@@ -55,6 +49,32 @@ def infer_schema(
     del schema.feature[:]
     schema.feature.extend(ordered)
     return schema
+
+
+def _set_counts(feature: schema_pb2.Feature, seen: statistics_pb2.CommonStatistics) -> None:
+    is_list = seen.max_num_values > 1
+    # A missing value comes as no column at all in the row, or as a column with no values.
+    optional = seen.num_missing > 0 or seen.min_num_values == 0
+    feature.ClearField("value_count")
+    if not is_list:
+        feature.value_count.CopyFrom(schema_pb2.ValueCount(min=0 if optional else 1, max=1))
+    feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_count=1, min_fraction=None if optional or is_list else 1.0))
+
+
+def _set_domain(feature: schema_pb2.Feature, is_id: bool) -> None:
+    if feature.type != schema_pb2.BYTES:
+        return
+    is_list = not feature.HasField("value_count")
+    # Text of digits gets an integer's domain, which says nothing: such text is a code or an id.
+    if feature.WhichOneof("domain_info") and (is_id or is_list or not feature.domain):
+        feature.ClearField(feature.WhichOneof("domain_info"))
+    feature.ClearField("distribution_constraints")
+    if feature.domain:
+        feature.distribution_constraints.min_domain_mass = MIN_DOMAIN_MASS
+
+
+def _common(feature: statistics_pb2.FeatureNameStatistics) -> statistics_pb2.CommonStatistics:
+    return getattr(feature, feature.WhichOneof("stats")).common_stats
 
 
 def _id_like(name: str) -> bool:
