@@ -1,0 +1,466 @@
+"""Reads log files in batches of columns and keeps apart the rows that are no rows.
+
+A row of a CSV or JSON Lines file is a line that is not blank, so a line break inside quotes is
+malformed: a file whose quotes are broken then loses a line and not all that follows it. Blocks of
+lines are parsed at once; only where that fails are lines looked at one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Optional, Union
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from components.log_example_gen.columns import EXACT_FLOAT
+from components.log_example_gen.config import LogFormat
+from models.section import UserError
+
+BLOCK_BYTES = 8 << 20
+BATCH_ROWS = 1 << 17
+
+_UNREADABLE = (pa.ArrowException, OSError, EOFError, zlib.error, BeamIOError)
+
+
+class UnreadableFile(UserError):
+    """A file of which no row can be trusted: truncated, or not of the format configured."""
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Rows as they stand in the file.
+
+    Attributes:
+      rows: numbers of the rows in the file, from 1; a CSV header is not a row.
+      columns: the columns asked for that are there.
+      names: all columns that are there.
+      raw: text of the rows at some positions of the batch.
+      absent: whether the row at a position lacks a column altogether, which JSON tells from null.
+    """
+
+    rows: np.ndarray
+    columns: dict[str, pa.Array]
+    names: tuple[str, ...]
+    raw: Callable[[Sequence[int]], list[str]]
+    absent: Callable[[int, str], bool]
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Rows that cannot be taken apart: their numbers, their text and what is wrong with each."""
+
+    rows: np.ndarray
+    raw: list[str]
+    details: list[str]
+
+
+def read_batches(
+    path: str,
+    form: LogFormat,
+    columns: Sequence[str],
+    block_bytes: int = BLOCK_BYTES,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[Union[RawBatch, Malformed]]:
+    """Reads a file in batches, in the order of its rows.
+
+    Args:
+      path: file, on any file system that Beam knows; '.gz' is unpacked.
+      form: its format.
+      columns: columns wanted.
+      block_bytes: text read at once from CSV and JSON Lines.
+      batch_rows: rows read at once from Parquet.
+
+    Raises:
+      UnreadableFile: naming the file.
+    """
+    try:
+        with _open(path) as handle:
+            if form == "parquet":
+                yield from _read_parquet(handle, columns, batch_rows)
+            elif form == "csv":
+                yield from _read_csv(handle, columns, block_bytes)
+            else:
+                yield from _read_jsonl(handle, columns, block_bytes)
+    except UnreadableFile as error:
+        raise UnreadableFile(f"{path}: {error}") from error
+    except _UNREADABLE as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UnreadableFile(f"{path}: cannot be read as {_FORMAT_NAMES[form]}: {reason}") from error
+
+
+def has_rows(path: str, form: LogFormat) -> bool:
+    """Whether a file has any row, good or bad.
+
+    Raises:
+      UnreadableFile: naming the file.
+    """
+    if form == "parquet":
+        try:
+            with _open(path) as handle:
+                return pq.ParquetFile(handle).metadata.num_rows > 0
+        except _UNREADABLE:
+            pass  # to the same error with its message, below
+    return next(read_batches(path, form, (), block_bytes=1 << 16, batch_rows=1), None) is not None
+
+
+_FORMAT_NAMES = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON Lines"}
+
+
+def _open(path: str) -> contextlib.AbstractContextManager[Any]:
+    if path.endswith(".gz"):
+        # Beam's own reader takes a truncated gzip file for a whole one.
+        return gzip.GzipFile(fileobj=FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+    if "://" not in path:
+        return pa.OSFile(path)
+    return contextlib.closing(FileSystems.open(path))
+
+
+def _read_parquet(handle: Any, columns: Sequence[str], batch_rows: int) -> Iterator[RawBatch]:
+    file = pq.ParquetFile(handle)
+    names = tuple(file.schema_arrow.names)
+    repeated = sorted({n for n in columns if names.count(n) > 1})
+    if repeated:
+        raise UnreadableFile(f"column '{repeated[0]}' is there twice")
+    there = [c for c in columns if c in names]
+    # Without any column, batches have no length: a file that lacks all of them still has rows.
+    first = 1
+    for batch in file.iter_batches(batch_rows, columns=there or list(names[:1])):
+        rows = np.arange(first, first + batch.num_rows)
+        first += batch.num_rows
+        yield RawBatch(
+            rows=rows,
+            columns={name: batch.column(batch.schema.get_field_index(name)) for name in there},
+            names=names,
+            raw=lambda positions, batch=batch: [  # type: ignore[misc]
+                json.dumps(row, default=str, ensure_ascii=False)
+                for row in pa.Table.from_batches([batch]).take(pa.array(positions, pa.int64())).to_pylist()
+            ],
+            absent=lambda position, name: False,
+        )
+
+
+class _Lines:
+    """Lines of a block of text that are not blank, numbered."""
+
+    def __init__(self, block: bytes, starts: np.ndarray, ends: np.ndarray, rows: np.ndarray):
+        self.block, self.starts, self.ends, self.rows = block, starts, ends, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: Any) -> _Lines:
+        return _Lines(self.block, self.starts[chosen], self.ends[chosen], self.rows[chosen])
+
+    def line(self, position: int) -> bytes:
+        return self.block[self.starts[position] : self.ends[position]]
+
+    def text(self, position: int) -> str:
+        return self.line(position).decode("utf-8", errors="backslashreplace")
+
+    def texts(self, positions: Sequence[int]) -> list[str]:
+        return [self.text(p) for p in positions]
+
+    def joined(self) -> bytes:
+        """The lines as one text."""
+        first, last = int(self.starts[0]), int(self.ends[-1])
+        if self.block.count(b"\n", first, last) == len(self) - 1:
+            return self.block[first:last] + b"\n"
+        return b"".join(self.line(p) + b"\n" for p in range(len(self)))
+
+    def counts(self, byte: bytes) -> np.ndarray:
+        """How often a byte is in each line."""
+        places = np.flatnonzero(np.frombuffer(self.block, np.uint8) == ord(byte))
+        return np.searchsorted(places, self.ends) - np.searchsorted(places, self.starts)
+
+    def malformed(self, chosen: np.ndarray, details: Sequence[str]) -> Malformed:
+        return Malformed(self.rows[chosen], self.texts(chosen), list(details))
+
+    def without_foul(self) -> tuple[_Lines, list[Malformed]]:
+        """Takes out the lines that are not UTF-8 or hold a NUL or a line break of another kind."""
+        found = []
+        lines = self
+        for byte, name in ((b"\r", "a carriage return"), (b"\0", "a NUL byte")):
+            if byte in self.block and (foul := lines.counts(byte) > 0).any():
+                at = np.flatnonzero(foul)
+                found.append(lines.malformed(at, [f"{name} inside the line"] * len(at)))
+                lines = lines[~foul]
+        try:
+            self.block.decode("utf-8")
+        except UnicodeDecodeError:
+            high = np.frombuffer(self.block, np.uint8) >= 0x80
+            touched = np.concatenate([[0], np.cumsum(high)])
+            foul = np.zeros(len(lines), bool)
+            for position in np.flatnonzero(touched[lines.ends] > touched[lines.starts]):
+                try:
+                    lines.line(position).decode("utf-8")
+                except UnicodeDecodeError:
+                    foul[position] = True
+            at = np.flatnonzero(foul)
+            found.append(lines.malformed(at, ["not UTF-8"] * len(at)))
+            lines = lines[~foul]
+        return lines, [f for f in found if len(f.rows)]
+
+
+def _read_lines(handle: BinaryIO, block_bytes: int) -> Iterator[_Lines]:
+    rest = b""
+    row = 1
+    begin = True
+    while True:
+        read = handle.read(block_bytes)
+        block = rest + read
+        if begin and block:
+            block, begin = block.removeprefix(b"\xef\xbb\xbf"), False
+        if read:
+            cut = block.rfind(b"\n") + 1
+            block, rest = block[:cut], block[cut:]
+        if block:
+            bytes_ = np.frombuffer(block, np.uint8)
+            ends = np.flatnonzero(bytes_ == ord("\n"))
+            if not block.endswith(b"\n"):
+                ends = np.append(ends, len(block))
+            starts = np.concatenate([[0], ends[:-1] + 1])
+            ends = ends - ((ends > starts) & (bytes_[ends - 1] == ord("\r")))
+            full = ends > starts
+            lines = _Lines(block, starts[full], ends[full], np.arange(row, row + full.sum()))
+            row += len(lines)
+            if len(lines):
+                yield lines
+        if not read:
+            return
+
+
+def _read_csv(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> Iterator[Union[RawBatch, Malformed]]:
+    header: list[str] = []
+    for lines in _read_lines(handle, block_bytes):
+        if not header:
+            try:
+                header = [name.strip() for name in next(csv.reader([lines.line(0).decode("utf-8")], strict=True))]
+            except (UnicodeDecodeError, csv.Error) as error:
+                raise UnreadableFile(f"the header of the CSV file cannot be read: {lines.text(0)!r}") from error
+            repeated = sorted({name for name in header if header.count(name) > 1})
+            if repeated:
+                raise UnreadableFile(f"column '{repeated[0]}' is in the CSV header twice")
+            lines = lines[1:]
+        lines.rows -= 1
+        lines, foul = lines.without_foul()
+        odd = lines.counts(b'"') % 2 == 1
+        if odd.any():
+            at = np.flatnonzero(odd)
+            foul.append(lines.malformed(at, ["a quote that is not closed"] * len(at)))
+            lines = lines[~odd]
+        yield from foul
+        for part in _parse_csv(lines, header):
+            if isinstance(part, Malformed):
+                yield part
+                continue
+            table, good = part
+            yield RawBatch(
+                rows=good.rows,
+                columns={c: table.column(c).combine_chunks() for c in columns if c in header},
+                names=tuple(header),
+                raw=good.texts,
+                absent=lambda position, name: False,
+            )
+
+
+def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.Table, _Lines], Malformed]]:
+    if not len(lines):
+        return
+    invalid: dict[int, int] = {}
+
+    def skip(row: pyarrow.csv.InvalidRow) -> str:
+        invalid[row.number - 1] = row.actual_columns
+        return "skip"
+
+    text = lines.joined()
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(text),
+            read_options=pyarrow.csv.ReadOptions(
+                column_names=list(header), use_threads=False, block_size=len(text) + 1
+            ),
+            parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=skip),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={name: pa.string() for name in header},
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid:
+        table = None
+    if table is not None and table.num_rows + len(invalid) == len(lines):
+        bad = np.zeros(len(lines), bool)
+        bad[list(invalid)] = True
+        if invalid:
+            details = [f"{invalid[p]} columns where the header has {len(header)}" for p in sorted(invalid)]
+            yield lines.malformed(np.flatnonzero(bad), details)
+        if table.num_rows:
+            yield table, lines[~bad]
+    elif len(lines) == 1:
+        yield lines.malformed(np.array([0]), ["not a CSV row"])
+    else:
+        # A quote opens a value on one line and closes it on another: find the line by halves.
+        half = len(lines) // 2
+        yield from _parse_csv(lines[:half], header)
+        yield from _parse_csv(lines[half:], header)
+
+
+def _read_jsonl(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> Iterator[Union[RawBatch, Malformed]]:
+    for lines in _read_lines(handle, block_bytes):
+        lines, foul = lines.without_foul()
+        yield from foul
+        if not len(lines):
+            continue
+        table = _parse_jsonl(lines, columns)
+        if table is None:
+            yield from _parse_jsonl_by_line(lines, columns)
+            continue
+        yield RawBatch(
+            rows=lines.rows,
+            columns={c: table.column(c).combine_chunks() for c in columns if c in table.column_names},
+            names=tuple(table.column_names),
+            raw=lines.texts,
+            absent=lambda position, name, lines=lines: name not in json.loads(lines.text(position)),  # type: ignore[misc]
+        )
+
+
+def _parse_jsonl(lines: _Lines, columns: Sequence[str]) -> Optional[pa.Table]:
+    """All lines at once; None where they are not one object each with one type per column."""
+    bytes_ = np.frombuffer(lines.block, np.uint8)
+    if not ((bytes_[lines.starts] == ord("{")) & (bytes_[lines.ends - 1] == ord("}"))).all():
+        return None
+    text = lines.joined()
+    types: dict[str, pa.DataType] = {}
+    while True:
+        try:
+            table = pyarrow.json.read_json(
+                pa.BufferReader(text),
+                read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+                parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(types)) if types else None,
+            )
+        except pa.ArrowInvalid:
+            return None
+        if table.num_rows != len(lines):
+            return None
+        wanted = [table.schema.field(c) for c in columns if c in table.column_names]
+        # Text that looks like a time is read as one, which forgets how it was written.
+        times = {field.name: text_type for field in wanted if (text_type := _without_times(field.type)) != field.type}
+        if not times:
+            break
+        types.update(times)
+    for field in wanted:
+        values = table.column(field.name)
+        while pa.types.is_list(values.type):
+            values = pa.chunked_array([chunk.flatten() for chunk in values.chunks], values.type.value_type)
+        if pa.types.is_floating(values.type) and np.any(np.abs(np.asarray(values)) >= EXACT_FLOAT):
+            return None
+    return table
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    return kind
+
+
+def _parse_jsonl_by_line(lines: _Lines, columns: Sequence[str]) -> Iterator[Union[RawBatch, Malformed]]:
+    """Rows line by line, in groups of which every column has one type."""
+    malformed: list[tuple[int, str]] = []
+    positions: list[int] = []
+    typed: list[list[tuple[str, Any]]] = []
+    names: dict[str, None] = {}
+    for position in range(len(lines)):
+        try:
+            row = json.loads(lines.line(position))
+        except (ValueError, RecursionError) as error:
+            malformed.append((position, f"not JSON: {error}"))
+            continue
+        if not isinstance(row, dict):
+            malformed.append((position, f"expected a JSON object, got {json.dumps(row)[:40]}"))
+            continue
+        names.update(dict.fromkeys(row))
+        positions.append(position)
+        typed.append([_typed(row.get(name)) for name in columns])
+    if malformed:
+        yield lines.malformed(np.array([p for p, _ in malformed]), [detail for _, detail in malformed])
+    mixed = [i for i in range(len(columns)) if _common(row[i][0] for row in typed) is None]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, row in enumerate(typed):
+        groups.setdefault(tuple(row[i][0] for i in mixed), []).append(index)
+    for members in groups.values():
+        chosen = lines[np.array([positions[m] for m in members])]
+        arrays = {}
+        for i, name in enumerate(columns):
+            if name in names:
+                kind = _common(typed[m][i][0] for m in members)
+                arrays[name] = pa.array([typed[m][i][1] for m in members], _JSON_TYPES[kind])
+        yield RawBatch(
+            rows=chosen.rows,
+            columns=arrays,
+            names=tuple(names),
+            raw=chosen.texts,
+            absent=lambda position, name, lines=chosen: name not in json.loads(lines.text(position)),  # type: ignore[misc]
+        )
+
+
+def _common(kinds: Iterable[str]) -> Optional[str]:
+    """The type that holds values of all these types as they are, if there is one."""
+    found = set(kinds) - {"null"}
+    if "list of null" in found and len(found) == 2 and all(kind.startswith("list") for kind in found):
+        found.discard("list of null")
+    return next(iter(found), "null") if len(found) <= 1 else None
+
+
+_SCALARS = {
+    "null": pa.null(),
+    "bool": pa.bool_(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "text": pa.string(),
+    "object": pa.struct([pa.field("json", pa.string())]),
+}
+_JSON_TYPES = {**_SCALARS, **{f"list of {name}": pa.list_(kind) for name, kind in _SCALARS.items()}}
+
+
+def _typed(value: Any) -> tuple[str, Any]:
+    """A JSON value and the name of the Arrow type that holds it as it is."""
+    if value is None:
+        return "null", None
+    if isinstance(value, bool):
+        return "bool", value
+    if isinstance(value, int):
+        # Text is the one exact form of a whole number that does not fit.
+        return ("int", value) if -(2**63) <= value < 2**63 else ("text", str(value))
+    if isinstance(value, float):
+        return "float", value
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
+            return "object", {"json": json.dumps(value)}
+        return "text", value
+    if isinstance(value, list):
+        typed = [_typed(v) for v in value]
+        kinds = {kind for kind, _ in typed} - {"null"}
+        if len(kinds) <= 1 and (kind := next(iter(kinds), "null")) in _SCALARS:
+            return f"list of {kind}", [v for _, v in typed]
+        if kinds <= {"int", "float"}:
+            return "list of float", value
+        if kinds <= {"int", "text"}:
+            return "list of text", [v if kind == "null" else str(v) for kind, v in typed]
+    return "object", {"json": json.dumps(value)}
