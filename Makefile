@@ -50,7 +50,7 @@ format: $(STAMP)  ## Sort imports and apply the other safe fixes.
 	@$(VENV)/bin/ruff check --fix .
 
 test-modern:  ## Run the tests on TFX 1.21 in a Debian 13 root (needs root rights and debootstrap).
-	@.ci/test-modern
+	@.ci/debian-13 make test PYTEST_ARGS='$(PYTEST_ARGS)'
 
 clean:  ## Remove environments, caches and the demo's files.
 	rm -rf .venv .venv-* .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist $(DEMO)

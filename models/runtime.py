@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import logging
 import os
+import re
 import sys
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 NATIVE_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
@@ -13,10 +19,9 @@ NATIVE_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # Python loggers of the libraries below, which report every artifact, function and file that they touch.
 _CHATTY_LOGGERS = ("absl", "apache_beam", "tensorflow", "tfx", "h5py", "kfp", "urllib3")
 
-# Warnings that libraries address to their own authors: nothing here can be acted upon by a user.
-_LIBRARY_WARNINGS: tuple[tuple[type[Warning], str, str], ...] = (
-    (FutureWarning, r"Support for google-cloud-storage", r"google\.cloud\.aiplatform"),
-)
+# What TensorFlow 2.21 writes to stderr while it is loaded, whatever TF_CPP_MIN_LOG_LEVEL says
+# (https://github.com/tensorflow/tensorflow/issues/100442): lines of level 'information'.
+_LOADING_NOISE = re.compile(rb"(WARNING: All log messages before absl::InitializeLog\(\)|I\d{4} ).*\n?")
 
 
 def prepare_process(verbose: bool = False) -> None:
@@ -46,8 +51,48 @@ def prepare_process(verbose: bool = False) -> None:
 
     absl_logging.set_verbosity(absl_logging.INFO if verbose else absl_logging.ERROR)
     if not verbose:
-        for category, message, module in _LIBRARY_WARNINGS:
-            warnings.filterwarnings("ignore", message=message, category=category, module=module)
+        # Addressed to the library's own authors.
+        warnings.filterwarnings("ignore", "Support for google-cloud-storage", FutureWarning)
+        if "tensorflow" not in sys.modules and not any(isinstance(f, _QuietTensorFlow) for f in sys.meta_path):
+            sys.meta_path.insert(0, _QuietTensorFlow())
+
+
+class _QuietTensorFlow(importlib.abc.MetaPathFinder):
+    """Has TensorFlow loaded under `_without_loading_noise`, whoever imports it first."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            load = spec.loader.exec_module
+
+            def load_quietly(module):
+                with _without_loading_noise():
+                    load(module)
+
+            spec.loader.exec_module = load_quietly  # type: ignore[method-assign]
+        return spec
+
+
+@contextmanager
+def _without_loading_noise() -> Iterator[None]:
+    """Holds back what is written to stderr, native code included, and then passes on all but the noise."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held:
+                if not _LOADING_NOISE.fullmatch(line):
+                    os.write(2, line)
 
 
 def _refuse_keras_3() -> None:
