@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import re
 import time
-import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +75,7 @@ def run_pipeline(
     reporter: Reporter | None = None,
     *,
     use_cache: bool = True,
+    only: Collection[str] | None = None,
 ) -> RunResult:
     """Runs the components in topological order and stops at the first that fails.
 
@@ -87,6 +87,7 @@ def run_pipeline(
       root: where the lock and the logs are; or the run's folder, where the caller has entered it already.
       reporter: is told of every component's state.
       use_cache: False runs every component.
+      only: names of the components to run, with all those that they need; all components by default.
 
     Raises:
       RootInUse: if another process runs on the same root.
@@ -94,19 +95,27 @@ def run_pipeline(
     """
     if not isinstance(root, RunFolder):
         with RunFolder(root) as folder:
-            return run_pipeline(pipeline, folder, reporter, use_cache=use_cache)
+            return run_pipeline(pipeline, folder, reporter, use_cache=use_cache, only=only)
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: root.run_id})
-    run = _Run(ir, root, reporter or Silent(), use_cache)
+    run = _Run(ir, root, reporter or Silent(), use_cache, only)
     return run.execute()
 
 
 class _Run:
-    def __init__(self, ir: pipeline_pb2.Pipeline, folder: RunFolder, reporter: Reporter, use_cache: bool):
+    def __init__(
+        self,
+        ir: pipeline_pb2.Pipeline,
+        folder: RunFolder,
+        reporter: Reporter,
+        use_cache: bool,
+        only: Collection[str] | None,
+    ):
         self._ir = ir
         self._folder = folder
         self._reporter = reporter
-        self._nodes = [n.pipeline_node for n in ir.nodes]
+        nodes = [n.pipeline_node for n in ir.nodes]
+        self._nodes = [n for n in nodes if only is None or n.node_info.id in only]
         for node in self._nodes:
             node.execution_options.caching_options.enable_cache &= use_cache
         self._deployment: local_deployment_config_pb2.LocalDeploymentConfig = (
@@ -218,8 +227,7 @@ class _Run:
                 fileio.rmtree(path)
 
     def _explain(self, error: Exception) -> str:
-        with contextlib.suppress(OSError):  # the disk may be full
-            self._folder.error_file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        self._folder.write_error(error)
         message = user_error_in(error)
         if message is not None:
             return message
@@ -253,5 +261,8 @@ def user_error_in(error: BaseException) -> str | None:
     return quoted[1] if quoted else None
 
 
-def _names_of(cls: type) -> set[str]:
-    return {cls.__name__}.union(*(_names_of(c) for c in cls.__subclasses__()))
+def _names_of(cls: type[UserError]) -> set[str]:
+    names = {cls.__name__}
+    for subclass in cls.__subclasses__():
+        names |= _names_of(subclass)
+    return names

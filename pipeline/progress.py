@@ -129,3 +129,8 @@ class LiveTable:
 def reporter_for(console: Console) -> Reporter:
     """A live table where the console is a terminal, plain lines where it is not."""
     return LiveTable(console) if console.is_terminal else PlainLines(console)
+
+
+def say(console: Console, name: str, text: str) -> None:
+    """Prints a named value. Long ones are not broken, so that paths can be copied."""
+    console.print(Text.assemble((f"{name:<16} ", "dim"), text), soft_wrap=True)

@@ -10,11 +10,12 @@ import logging
 import os
 import subprocess
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from models.section import UserError
 
@@ -53,6 +54,11 @@ class RunFolder:
     @property
     def error_file(self) -> Path:
         return self.logs / "error.txt"
+
+    def write_error(self, error: BaseException) -> None:
+        """Writes the traceback to `error_file`, or nothing where the disk is full."""
+        with contextlib.suppress(OSError):
+            self.error_file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
     def __enter__(self) -> RunFolder:
         try:
@@ -119,9 +125,9 @@ def captured_output(path: Path, *, verbose: bool = False) -> Iterator[IO[str]]:
     stream, owned = _stream_to(out)
     with contextlib.ExitStack() as restore:
         if _writes_to(sys.stdout, 1):
-            buffered = not sys.stdout.line_buffering  # type: ignore[union-attr]
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-            restore.callback(sys.stdout.reconfigure, line_buffering=not buffered)  # type: ignore[union-attr]
+            stdout = cast(io.TextIOWrapper, sys.stdout)
+            restore.callback(stdout.reconfigure, line_buffering=stdout.line_buffering)
+            stdout.reconfigure(line_buffering=True)
         log = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
         restore.enter_context(log)
         restore.enter_context(_logging_to(log))
