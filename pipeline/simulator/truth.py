@@ -110,12 +110,13 @@ def expected_reconciliation(
         reach_ms = milliseconds(attribution.windows[event])
         outcome = _unreadable_or_duplicate(rows)
         time, of = rows["time"], rows["exposure"]
-        _settle(outcome, (time < start - skew) | (time > end + maturity), "outside_window", "other_days")
         count, earliest, latest = _causes(causes_of, causes_at, of, time + skew)
+        inside = time - latest <= reach_ms
+        # An event of another day is still the cause of one that comes after it, inside the window of days.
+        attributed = (outcome["name"] == "") & (count > 0) & (earliest <= time + skew) & inside
+        _settle(outcome, (time < start - skew) | (time > end + maturity), "outside_window", "other_days")
         _settle(outcome, count == 0, "orphan", "no_exposure" if step == 0 else "no_click")
         _settle(outcome, earliest > time + skew, "orphan", "before_exposure" if step == 0 else "before_click")
-        inside = time - latest <= reach_ms
-        attributed = (outcome["name"] == "") & inside
         for name in ("outside_window", "not_mature"):
             _settle(outcome, cause_outcome[of] == name, name, "exposure_" + name)
         _settle(outcome, ~inside, "outside_window", "after_window")
