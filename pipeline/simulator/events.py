@@ -12,7 +12,7 @@ from pipeline.simulator.quota import Quota
 from pipeline.simulator.world import Exposures
 
 _CLICK_MEDIAN_MS = 9_000
-_PURCHASE_MEDIAN_MS = 25 * 60_000
+_PURCHASE_MEDIAN_MS = 45 * 60_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def draw_events(
     clicked = rng.random(n) < ctr
     purchased = clicked & (rng.random(n) < cvr)
     click_time = time + _delay(n, _CLICK_MEDIAN_MS, 1.2, 500, window, rng)
-    purchase_time = click_time + _delay(n, _PURCHASE_MEDIAN_MS, 0.8, 60_000, purchase_window, rng)
+    purchase_time = click_time + _delay(n, _PURCHASE_MEDIAN_MS, 0.7, 60_000, purchase_window, rng)
     with_click, with_purchase = np.flatnonzero(clicked), np.flatnonzero(purchased)
 
     clicks = [(with_click, click_time[with_click], "clean")]
