@@ -182,7 +182,7 @@ class ModelRepository:
                 shutil.rmtree(aside, ignore_errors=True)
                 os.close(claim)
 
-    def promote(self, version: int, reason: str, *, replacing: int | None | Literal["any"] = "any") -> bool:
+    def promote(self, version: int, reason: str, *, replacing: int | Literal["any"] | None = "any") -> bool:
         """Makes a version `stable`; the one that was becomes `previous`.
 
         Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
@@ -11,7 +13,7 @@ from components.baseline.executor import Executor
 
 
 class BaselineSpec(ComponentSpec):
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "repository": ExecutionParameter(type=str),
         "model_name": ExecutionParameter(type=str),
         "first_day": ExecutionParameter(type=str),
@@ -20,8 +22,8 @@ class BaselineSpec(ComponentSpec):
         "data_end_ms": ExecutionParameter(type=str),
         "fingerprint": ExecutionParameter(type=str),
     }
-    INPUTS: dict = {}
-    OUTPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
+    INPUTS: ClassVar[dict] = {}
+    OUTPUTS: ClassVar = {"model": ChannelParameter(type=standard_artifacts.Model)}
 
 
 class Baseline(base_component.BaseComponent):

@@ -1,8 +1,8 @@
 """What a Baseline component leaves in its artifact, and how others read it.
 
-    baseline.json            {"version": 3}, or null before the first promotion
-    NO_MODEL_IN_SERVICE      only where there is no model
-    Format-Serving/          the SavedModel, where TFX looks for it, with what publishing added
+baseline.json            {"version": 3}, or null before the first promotion
+NO_MODEL_IN_SERVICE      only where there is no model
+Format-Serving/          the SavedModel, where TFX looks for it, with what publishing added
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
 from tfx.components.evaluator import component as tfx_evaluator
@@ -15,7 +17,7 @@ from components.evaluator.executor import Executor
 
 
 class EvaluatorSpec(TfxEvaluatorSpec):
-    PARAMETERS = {**TfxEvaluatorSpec.PARAMETERS, "code_fingerprint": ExecutionParameter(type=str)}
+    PARAMETERS: ClassVar = {**TfxEvaluatorSpec.PARAMETERS, "code_fingerprint": ExecutionParameter(type=str)}
 
 
 class Evaluator(tfx_evaluator.Evaluator):

@@ -10,7 +10,15 @@ from components.evaluator.config import EvaluationConfig, Gate
 from models.section import UserError
 from models.tasks import TaskConfig, outputs
 
-METRICS = ("ExampleCount", "AUC", "AUCPrecisionRecall", "BinaryCrossEntropy", "Calibration", "MeanLabel", "MeanPrediction")
+METRICS = (
+    "ExampleCount",
+    "AUC",
+    "AUCPrecisionRecall",
+    "BinaryCrossEntropy",
+    "Calibration",
+    "MeanLabel",
+    "MeanPrediction",
+)
 _GATED = {"auc": "AUC", "log_loss": "BinaryCrossEntropy", "calibration": "Calibration"}
 
 
@@ -56,9 +64,7 @@ def build_eval_config(
             metric = spec.metrics.add(class_name=name)
             if name in thresholds:
                 # MetricConfig.threshold would hold for every slice, down to those with one class only.
-                metric.per_slice_thresholds.add(
-                    slicing_specs=[config_pb2.SlicingSpec()], threshold=thresholds[name]
-                )
+                metric.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()], threshold=thresholds[name])
     return config
 
 

@@ -97,7 +97,8 @@ def explain_validation(evaluation_uri: str) -> list[str]:
             metric = _NAMES.get(failure.metric_key.name, failure.metric_key.name)
             subject = f"{task} {metric}" + (f" where {where}" if where else "")
             reasons.append(f"{subject}: {_explain_failure(failure)}")
-    reasons += [f"no rows to judge where {', '.join(s.feature_keys) or 'all rows are taken'}" for s in result.missing_slices]
+    if result.missing_slices:
+        reasons.append("no rows to judge on")
     if not result.validation_ok and not reasons:
         reasons.append("the evaluation did not pass and gives no reason")
     return reasons

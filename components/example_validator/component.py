@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
@@ -11,17 +13,17 @@ from components.example_validator.executor import Executor
 
 
 class ExampleValidatorSpec(ComponentSpec):
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "drift": ExecutionParameter(type=str),
         "labels": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
-    INPUTS = {
+    INPUTS: ClassVar = {
         "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics),
         "schema": ChannelParameter(type=standard_artifacts.Schema),
         "baseline": ChannelParameter(type=standard_artifacts.Model),
     }
-    OUTPUTS = {"anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies)}
+    OUTPUTS: ClassVar = {"anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies)}
 
 
 class ExampleValidator(base_component.BaseComponent):

@@ -101,9 +101,7 @@ def with_drift(schema: schema_pb2.Schema, drift: dict[str, float]) -> schema_pb2
     return limited
 
 
-def label_mistakes(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, labels: Sequence[str]
-) -> Iterator[str]:
+def label_mistakes(statistics: statistics_pb2.DatasetFeatureStatisticsList, labels: Sequence[str]) -> Iterator[str]:
     """A line per label that has one class only, or one line where there are no rows."""
     (dataset,) = statistics.datasets
     if not dataset.num_examples:
@@ -151,8 +149,10 @@ def _expectations(feature: schema_pb2.Feature, schema: schema_pb2.Schema) -> dic
     kind = feature.WhichOneof("domain_info")
     if kind in ("int_domain", "float_domain"):
         domain = getattr(feature, kind)
-        bounds = [f"at {w} {getattr(domain, f):g}" for f, w in (("min", "least"), ("max", "most")) if domain.HasField(f)]
-        expected["Out-of-range values"] = " and ".join(bounds)
+        bounds = {"at least": "min", "at most": "max"}
+        expected["Out-of-range values"] = " and ".join(
+            f"{words} {getattr(domain, bound):g}" for words, bound in bounds.items() if domain.HasField(bound)
+        )
     domains = {domain.name: domain for domain in schema.string_domain}
     domain = feature.string_domain if kind == "string_domain" else domains.get(feature.domain)
     if domain is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
@@ -11,13 +13,13 @@ from components.promotion.executor import Executor
 
 
 class PromotionSpec(ComponentSpec):
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "repository": ExecutionParameter(type=str),
         "model_name": ExecutionParameter(type=str),
         "window": ExecutionParameter(type=str),
         "code_fingerprint": ExecutionParameter(type=str),
     }
-    INPUTS = {
+    INPUTS: ClassVar = {
         "model": ChannelParameter(type=standard_artifacts.Model),
         "baseline": ChannelParameter(type=standard_artifacts.Model),
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
@@ -25,7 +27,7 @@ class PromotionSpec(ComponentSpec):
         "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
     # A standard type, because Kubeflow's runner knows no others by their name.
-    OUTPUTS = {"promotion": ChannelParameter(type=standard_artifacts.PushedModel)}
+    OUTPUTS: ClassVar = {"promotion": ChannelParameter(type=standard_artifacts.PushedModel)}
 
 
 class Promotion(base_component.BaseComponent):

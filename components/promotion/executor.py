@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 from tfx import types
@@ -56,7 +56,7 @@ class Executor(base_executor.BaseExecutor):
                 metadata={"window": json.loads(exec_properties["window"]), "baseline": baseline},
                 extra=extra,
             )
-        verdict = "keep"
+        verdict: Literal["promote", "keep"] = "keep"
         if passed:
             try:
                 repository.promote(version, "; ".join(reasons), replacing=baseline)

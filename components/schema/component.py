@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tfx import types
 from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
@@ -11,9 +13,9 @@ from components.schema.executor import Executor
 
 
 class CuratedSchemaSpec(ComponentSpec):
-    PARAMETERS = {"schema_text": ExecutionParameter(type=str)}
-    INPUTS: dict = {}
-    OUTPUTS = {"schema": ChannelParameter(type=standard_artifacts.Schema)}
+    PARAMETERS: ClassVar = {"schema_text": ExecutionParameter(type=str)}
+    INPUTS: ClassVar[dict] = {}
+    OUTPUTS: ClassVar = {"schema": ChannelParameter(type=standard_artifacts.Schema)}
 
 
 class CuratedSchema(base_component.BaseComponent):

@@ -58,7 +58,8 @@ def _set_counts(feature: schema_pb2.Feature, seen: statistics_pb2.CommonStatisti
     feature.ClearField("value_count")
     if not is_list:
         feature.value_count.CopyFrom(schema_pb2.ValueCount(min=0 if optional else 1, max=1))
-    feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_count=1, min_fraction=None if optional or is_list else 1.0))
+    min_fraction = None if optional or is_list else 1.0
+    feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_count=1, min_fraction=min_fraction))
 
 
 def _set_domain(feature: schema_pb2.Feature, is_id: bool) -> None:

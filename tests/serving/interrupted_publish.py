@@ -78,7 +78,8 @@ def main(folder: Path, how: str) -> None:
     first, second = saved_model(folder / "a", "a"), saved_model(folder / "b", "b")
     begin = ModelRepository(folder / "begin", "ranker")
     begin.promote(begin.publish(first, reason="first"), "first")
-    _, whole = in_child(-1, "kill", ModelRepository(shutil.copytree(folder / "begin", folder / "whole"), "ranker"), second)
+    copy = ModelRepository(shutil.copytree(folder / "begin", folder / "whole"), "ranker")
+    _, whole = in_child(-1, "kill", copy, second)
     for step in range(1, whole["steps"] + 1):
         root = shutil.copytree(folder / "begin", folder / f"step-{step}")
         repository = ModelRepository(root, "ranker")

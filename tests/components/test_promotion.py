@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+
+import pytest
+from tfx.types import standard_artifacts
+
+from components.promotion import Verdict, read_verdict
+from components.promotion.executor import Executor
+from models.section import UserError
+from serving.model_repository import ModelRepository
+from tests.components.toy_artifacts import artifact, statistics_of, write_statistics
+from tests.components.toy_run import write_evaluation
+
+WINDOW = {"first_day": "2026-01-01", "last_day": "2026-01-04"}
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return ModelRepository(tmp_path / "repository", "ranker")
+
+
+def saved_model(folder: Path, content: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "saved_model.pb").write_text(content)
+    return folder
+
+
+def in_service(repository, tmp_path, content):
+    version = repository.publish(saved_model(tmp_path / f"before-{content}", content), reason="before")
+    repository.promote(version, "before")
+    return version
+
+
+def promote(tmp_path, content="candidate", baseline=None, failure=None, statistics=None, name="promotion"):
+    folder = tmp_path / name
+    model = artifact(standard_artifacts.Model, folder / "model")
+    saved_model(folder / "model/Format-Serving", content)
+    base = artifact(standard_artifacts.Model, folder / "baseline")
+    (folder / "baseline/baseline.json").write_text(json.dumps({"version": baseline}))
+    evaluation = artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
+    blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
+    write_evaluation(folder / "evaluation", folder / "blessing", baseline, failure)
+    output = artifact(standard_artifacts.PushedModel, folder / "out")
+    inputs = {"model": [model], "baseline": [base], "evaluation": [evaluation], "blessing": [blessing]}
+    if statistics is not None:
+        inputs["statistics"] = [write_statistics(folder / "statistics", {"train": statistics, "eval": statistics})]
+    Executor().Do(
+        inputs,
+        {"promotion": [output]},
+        {"repository": str(tmp_path / "repository"), "model_name": "ranker", "window": json.dumps(WINDOW)},
+    )
+    verdict = read_verdict(output.uri)
+    assert output.get_int_custom_property("version") == verdict.version
+    assert output.get_string_custom_property("verdict") == verdict.verdict
+    return verdict
+
+
+def test_first_model_goes_into_service_by_floors(tmp_path, repository):
+    statistics = statistics_of({"click": [[0], [1]]})
+    verdict = promote(tmp_path, statistics=statistics)
+    reason = "passed all gates, by absolute floors alone, because no model is in service"
+    assert verdict == Verdict("promote", 1, 1, None, (reason,), str(repository.path / "1"))
+    assert repository.labels() == {"stable": 1}
+    version = repository.stable()
+    assert (version.path / "saved_model.pb").read_text() == "candidate"
+    published = version.path / "assets.extra/seesaw/published/statistics/FeatureStats.pb"
+    assert published.read_bytes() == statistics.SerializeToString()
+    assert version.details["metadata"] == {"window": WINDOW, "baseline": None}
+    assert [h["reason"] for h in repository.history()] == [reason, reason]
+
+
+def test_better_model_replaces_the_one_in_service(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    verdict = promote(tmp_path, baseline=1)
+    assert (verdict.verdict, verdict.version, verdict.stable, verdict.baseline) == ("promote", 2, 2, 1)
+    assert verdict.reasons == ("passed all gates, against version 1",)
+    assert repository.labels() == {"stable": 2, "previous": 1}
+
+
+@pytest.mark.parametrize("baseline", [None, 1])
+def test_failed_gate_keeps_the_model_in_service_and_says_why(tmp_path, repository, baseline):
+    if baseline:
+        in_service(repository, tmp_path, "old")
+    verdict = promote(tmp_path, baseline=baseline, failure="Metric not found.")
+    assert (verdict.verdict, verdict.stable) == ("keep", baseline)
+    assert verdict.reasons == ("ctr auc: Metric not found.",)
+    assert repository.labels() == ({"stable": 1, "candidate": 2} if baseline else {"candidate": 1})
+
+
+@pytest.mark.parametrize("baseline, found", [(None, 2), (1, 2)])
+def test_model_that_another_run_promoted_stays(tmp_path, repository, baseline, found):
+    in_service(repository, tmp_path, "old")
+    in_service(repository, tmp_path, "of another run")
+    verdict = promote(tmp_path, baseline=baseline)
+    assert (verdict.verdict, verdict.version, verdict.stable) == ("keep", 3, 2)
+    assert verdict.reasons[1] == (
+        f"the model in service changed: expected {'version 1' if baseline else 'none'}, found version 2 since this "
+        f"run began; run again to compare with it"
+    )
+    assert repository.labels() == {"stable": 2, "previous": 1, "candidate": 3}
+
+
+def test_doing_it_again_after_a_kill_changes_nothing(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    promote(tmp_path, baseline=1)
+    before = repository.history()
+    again = promote(tmp_path, baseline=1, name="again")
+    assert (again.verdict, again.version, again.stable) == ("promote", 2, 2)
+    assert repository.history() == before
+    assert [v.number for v in repository.versions()] == [1, 2]
+
+
+def test_killed_between_publication_and_promotion(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    repository.publish(saved_model(tmp_path / "candidate", "candidate"), reason="the run that was killed")
+    verdict = promote(tmp_path, baseline=1)
+    assert (verdict.verdict, verdict.version) == ("promote", 2)
+    assert repository.labels() == {"stable": 2, "previous": 1}
+
+
+def test_candidate_without_a_model_is_an_error_and_changes_nothing(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    before = repository.history()
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match="no saved_model.pb"):
+        repository.publish(tmp_path / "elsewhere", reason="")
+    assert repository.history() == before
