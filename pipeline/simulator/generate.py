@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.log_example_gen.config import AttributionConfig, Window
 from pipeline.datasets.folder import is_current, replacing
 from pipeline.fingerprint import code_fingerprint
 from pipeline.simulator.calendar import Calendar
@@ -32,7 +32,7 @@ from pipeline.simulator.truth import (
     ROW_SCHEMA,
     TRUTH_FILE,
     auc,
-    expected_reconciliation,
+    reconcile,
     rows_file,
 )
 from pipeline.simulator.world import AGE_GROUPS, COUNTRIES, DEVICES, Exposures, World
@@ -275,17 +275,11 @@ class _Simulation:
     def _write_truth(self) -> dict[str, Any]:
         config = self.config
         ctr, cvr, click, purchase = (np.concatenate(part) for part in zip(*self.scores))
-        attribution = AttributionConfig(
-            windows={"click": config.click_window, "purchase": config.purchase_window}, clock_skew=config.clock_skew
-        )
+        windows = {"click": config.click_window, "purchase": config.purchase_window}
         # Evaluation starts on the last day whose labels are final, where there is one.
-        final = config.last_day + attribution.maturity // -timedelta(days=1) * timedelta(days=1)
-        window = Window(
-            first_day=config.first_day,
-            first_eval_day=final if final >= config.first_day else config.last_day,
-            last_day=config.last_day,
-            data_end_ms=int(self.calendar.starts[-1]),
-        )
+        final = config.last_day - timedelta(math.ceil(sum(windows.values(), config.clock_skew) / timedelta(days=1)))
+        days = config.first_day, final if final >= config.first_day else config.last_day, config.last_day
+        data_end_ms = int(self.calendar.starts[-1])
         truth: dict[str, Any] = {
             "config": json.loads(config.canonical_json()),
             "exposures": len(ctr),
@@ -297,11 +291,14 @@ class _Simulation:
                 "ctcvr": auc(ctr * cvr, purchase),
             },
             "rows": {log: dict(sorted(kinds.items())) for log, kinds in self.kinds.items()},
-            "window": json.loads(window.canonical_json()),
+            "window": {
+                **dict(zip(("first_day", "first_eval_day", "last_day"), map(str, days))),
+                "data_end_ms": data_end_ms,
+            },
         }
         path = self.out / "truth" / TRUTH_FILE
         path.write_text(json.dumps(truth))
-        truth["reconciliation"] = expected_reconciliation(self.out, window, attribution)
+        truth["reconciliation"] = reconcile(self.out, days, data_end_ms, windows, config.clock_skew)
         path.write_text(json.dumps(truth, indent=1) + "\n")
         return truth
 

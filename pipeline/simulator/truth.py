@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.log_example_gen.config import AttributionConfig, Window
 from pipeline.simulator.calendar import Calendar, milliseconds
 from pipeline.simulator.config import SimulationConfig
+
+if TYPE_CHECKING:  # importing them takes TensorFlow along, and seconds
+    from components.log_example_gen.config import AttributionConfig, Window
 
 EXPOSURES, CLICKS, PURCHASES = "exposures", "clicks", "purchases"
 LOGS = (EXPOSURES, CLICKS, PURCHASES)
@@ -72,26 +75,46 @@ def expected_reconciliation(
       {"logs": {log or event: {"read": n, "outcomes": {outcome: {reason: n}}}},
        "examples": {"train" and "eval": {"rows": n, "labels": {event: n}}}}.
     """
+    return reconcile(
+        out,
+        (window.first_day, window.first_eval_day, window.last_day),
+        window.data_end_ms,
+        attribution.windows,
+        attribution.clock_skew,
+        lateness_days,
+    )
+
+
+def reconcile(
+    out: Path,
+    days: tuple[date, date, date],
+    data_end_ms: int,
+    windows: Mapping[str, timedelta],
+    clock_skew: timedelta,
+    lateness_days: int = 1,
+) -> dict[str, Any]:
+    """`expected_reconciliation`, of a window's first day, first evaluation day and last day."""
+    first_day, first_eval_day, last_day = days
+    duration = sum(windows.values(), clock_skew)
     config = SimulationConfig.from_json(json.dumps(json.loads((out / "truth" / TRUTH_FILE).read_text())["config"]))
     calendar = Calendar(config.first_day, config.days, config.timezone)
-    reach = -(-attribution.maturity // _DAY)
-    days = range(
-        max((window.first_day - config.first_day).days - reach, 0),
-        min((window.last_day - config.first_day).days + reach + lateness_days, config.days - 1) + 1,
+    margin = -(-duration // _DAY)
+    folders = range(
+        max((first_day - config.first_day).days - margin, 0),
+        min((last_day - config.first_day).days + margin + lateness_days, config.days - 1) + 1,
     )
-    logs = {log: _read(out, log, [calendar.date(d) for d in days]) for log in LOGS}
+    logs = {log: _read(out, log, [calendar.date(d) for d in folders]) for log in LOGS}
 
     # The window may reach beyond the simulated days, so it has a calendar of its own.
-    length = (window.last_day - window.first_day).days + 1
-    own = Calendar(window.first_day, length, config.timezone)
+    own = Calendar(first_day, (last_day - first_day).days + 1, config.timezone)
     start, end = int(own.starts[0]), int(own.starts[-1])
-    maturity, skew = milliseconds(attribution.maturity), milliseconds(attribution.clock_skew)
+    maturity, skew = milliseconds(duration), milliseconds(clock_skew)
 
     exposures = logs[EXPOSURES]
     outcome = _unreadable_or_duplicate(exposures)
     time = exposures["time"]
     _settle(outcome, (time < start) | (time >= end), "outside_window", "")
-    _settle(outcome, time + maturity > window.data_end_ms, "not_mature", "")
+    _settle(outcome, time + maturity > data_end_ms, "not_mature", "")
     _settle(outcome, np.ones(len(time), bool), "joined", "")
     report = {EXPOSURES: _tally(outcome)}
 
@@ -107,11 +130,11 @@ def expected_reconciliation(
     labels = {}
     for step, (event, log) in enumerate(EVENTS.items()):
         rows = logs[log]
-        reach_ms = milliseconds(attribution.windows[event])
+        reach = milliseconds(windows[event])
         outcome = _unreadable_or_duplicate(rows)
         time, of = rows["time"], rows["exposure"]
         count, earliest, latest = _causes(causes_of, causes_at, of, time + skew)
-        inside = time - latest <= reach_ms
+        inside = time - latest <= reach
         # An event of another day is still the cause of one that comes after it, inside the window of days.
         attributed = (outcome["name"] == "") & (count > 0) & (earliest <= time + skew) & inside
         _settle(outcome, (time < start - skew) | (time > end + maturity), "outside_window", "other_days")
@@ -125,7 +148,7 @@ def expected_reconciliation(
         labels[event] = np.unique(of[outcome["name"] == "joined"])
         causes_of, causes_at = of[attributed], time[attributed]
 
-    first_eval = int(own.starts[(window.first_eval_day - window.first_day).days])
+    first_eval = int(own.starts[(first_eval_day - first_day).days])
     joined = np.flatnonzero(cause_outcome == "joined")
     examples = {}
     for split, part in (

@@ -1,9 +1,12 @@
 """The simulated world, its traffic and its output folder."""
 
 import json
+import subprocess
+import sys
 import zoneinfo
 from collections import defaultdict
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +19,7 @@ from models.section import UserError
 from pipeline.simulator import CLEAN, DirtConfig, SimulationConfig, auc, simulate
 from pipeline.simulator.quota import Quota
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"users": 200, "items": 80, "categories": 6, "exposures_per_day": 1500, "days": 3}
 
 
@@ -285,3 +289,10 @@ def test_quota_is_exact_over_the_days():
     assert quota.take("none", 0.0, 1000) == 0
     # What one day cannot give, the next one does.
     assert [quota.take("scarce", 0.1, 100, available=4), quota.take("scarce", 0.1, 100)] == [4, 16]
+
+
+@pytest.mark.parametrize("module", ["pipeline.simulator", "pipeline.datasets.kuairand"])
+def test_import_does_without_tensorflow(module):
+    code = f"import sys, {module}; print({{'tensorflow', 'tfx', 'apache_beam'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("set()", "")
