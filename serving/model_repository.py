@@ -30,6 +30,7 @@ _HISTORY_FILE = "history.jsonl"
 _LOCK_FILE = ".lock"
 _ASIDE = ".publish-"  # not an integer, so TF Serving does not take it for a version
 _CHUNK = 1 << 20
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class ServiceChanged(UserError):
@@ -174,10 +175,7 @@ class ModelRepository:
                     known = self._find(source)  # another run may have published the same in the meantime
                     if known is not None:
                         return self._as_candidate(known, reason)
-                    number = self._next_number()
-                    os.rename(aside, self.path / str(number))
-                    _flush(self.path)
-                    return self._as_candidate(number, reason)
+                    return self._as_candidate(self._next_number(), reason, aside)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
                 os.close(claim)
@@ -220,14 +218,17 @@ class ModelRepository:
 
     # What follows is called with the lock held, but for the lock itself.
 
-    def _as_candidate(self, number: int, reason: str) -> int:
+    def _as_candidate(self, number: int, reason: str, aside: Path | None = None) -> int:
         labels = self.labels()
         if number not in labels.values():
             labels["candidate"] = number
-            self._relabel(labels, "publish", number, reason)
+            self._relabel(labels, "publish", number, reason, aside)
         return number
 
-    def _relabel(self, labels: Mapping[Label, int], action: str, version: int, reason: str) -> None:
+    def _relabel(
+        self, labels: Mapping[Label, int], action: str, version: int, reason: str, aside: Path | None = None
+    ) -> None:
+        """Moves the labels, after the version that is written aside, if any, has got its place."""
         change = {
             "sequence": self._read_labels().get("change", {}).get("sequence", 0) + 1,
             "time": _now(),
@@ -236,10 +237,23 @@ class ModelRepository:
             "reason": reason,
         }
         temporary = self.path / f".{_LABELS_FILE}"
-        _write_durably(temporary, json.dumps({**labels, "change": change}, indent=1) + "\n")
-        os.replace(temporary, self.path / _LABELS_FILE)
+        try:
+            # All that needs space comes first: a full disk leaves no version without its label.
+            _write_durably(temporary, json.dumps({**labels, "change": change}, indent=1) + "\n")
+            if aside is not None:
+                os.rename(aside, self.path / str(version))
+                _flush(self.path)
+            os.replace(temporary, self.path / _LABELS_FILE)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         _flush(self.path)
-        self._complete_history()
+        try:
+            self._complete_history()
+        except OSError as error:
+            # The labels have moved, and carry the change: the next writer adds it to the history.
+            if error.errno not in _FULL:
+                raise
 
     def _complete_history(self) -> None:
         """Adds the last change of labels where a killed writer did not come to it, and cuts off half a line."""
@@ -300,7 +314,7 @@ class ModelRepository:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in _FULL:
                 raise
             raise UserError(
                 f"{self.path}: no space left on the disk while {doing}; the model in service is as it was. "

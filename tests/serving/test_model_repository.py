@@ -261,9 +261,29 @@ def test_full_disk_is_told_and_leaves_everything_as_it_was(repository, tmp_path,
     monkeypatch.undo()
 
     assert (repository.path / "labels.json").read_bytes() == before
-    assert not list(repository.path.glob(".publish-*"))
+    assert names(repository) == [".lock", "1", "history.jsonl", "labels.json"]
     assert publish(repository, tmp_path, "b") == 2
     assert repository.labels() == {"stable": 1, "candidate": 2}
+
+
+def test_promotion_stands_when_its_line_of_history_has_no_space(repository, tmp_path, monkeypatch):
+    publish(repository, tmp_path, "a")
+    real = os.fsync
+
+    def full(descriptor):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("history.jsonl"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert repository.promote(1, "first")
+    (repository.path / "history.jsonl").write_text("")
+    with pytest.raises(UserError, match="no space left"):  # no change before the last one is in the history
+        publish(repository, tmp_path, "b")
+    assert repository.labels() == {"stable": 1}
+    monkeypatch.undo()
+    publish(repository, tmp_path, "b")
+    assert [h["version"] for h in repository.history()] == [1, 2]
 
 
 def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(repository, tmp_path, monkeypatch):

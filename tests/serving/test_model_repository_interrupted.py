@@ -27,7 +27,11 @@ def test_every_step_was_interrupted(interrupted):
     assert len(steps) >= 25
     assert [s["killed"] for s in steps] == [how == "kill"] * len(steps)
     if how == "full":
-        assert all("no space left on the disk" in s["error"] for s in steps)
+        # Once the labels have moved, a full disk only holds up the line of history.
+        moved = [s["labels"].get("stable") == 2 for s in steps]
+        assert moved == sorted(moved)
+        for s, done in zip(steps, moved):
+            assert done or "no space left on the disk" in s["error"]
 
 
 def test_a_model_is_in_service_after_every_step(interrupted):
