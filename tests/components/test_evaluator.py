@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 from tensorflow_model_analysis.proto import config_pb2
+from tfx import types
 from tfx.types import standard_artifacts
 from tfx.utils import proto_utils
 
-from components.evaluator import EvaluationConfig, Gate, build_eval_config, explain_validation, read_summary
+from components.evaluator import EvaluationConfig, Evaluator, Gate, build_eval_config, explain_validation, read_summary
 from components.evaluator.executor import Executor, why_not_compared, without_change
 from components.evaluator.results import comparison
 from models.tasks import DEFAULT_TASKS
@@ -219,3 +220,19 @@ def test_rules_without_a_baseline_keep_their_floors():
 def test_wrong_gates_are_refused(gates, message):
     with pytest.raises(ValueError, match=message):
         build_eval_config(DEFAULT_TASKS, EvaluationConfig(), [Gate.from_json(json.dumps(g)) for g in gates])
+
+
+def test_component_tells_the_cache_of_its_code_and_configuration():
+    channels = {
+        "examples": types.Channel(type=standard_artifacts.Examples),
+        "model": types.Channel(type=standard_artifacts.Model),
+        "baseline_model": types.Channel(type=standard_artifacts.Model),
+    }
+    config = build_eval_config(DEFAULT_TASKS, EvaluationConfig(), ())
+    evaluator = Evaluator(**channels, eval_config=config, example_splits=["eval"], code_fingerprint="of code")
+    assert evaluator.exec_properties["code_fingerprint"] == "of code"
+    assert json.loads(evaluator.exec_properties["example_splits"]) == ["eval"]
+    assert proto_utils.json_to_proto(evaluator.exec_properties["eval_config"], config_pb2.EvalConfig()) == config
+    assert sorted(evaluator.inputs) == sorted(channels)
+    assert sorted(evaluator.outputs) == ["blessing", "evaluation"]
+    assert evaluator.id == "Evaluator"
