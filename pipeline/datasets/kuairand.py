@@ -119,6 +119,11 @@ def _read(source: Path, name: str) -> pa.Table:
     missing = [c for c in _EXPECTED[name] if c not in table.column_names]
     if missing:
         raise UserError(f"{path}: expected the columns {', '.join(missing)}, found {', '.join(table.column_names)}")
+    for column in _EXPECTED[name] if name == _IMPRESSIONS else _EXPECTED[name][:1]:
+        values = table[column]
+        if not pa.types.is_integer(values.type) or values.null_count:
+            found = f"{values.type} with {values.null_count} of {len(values)} missing"
+            raise UserError(f"{path}: expected whole numbers in column {column}, found {found}")
     return table.select(_EXPECTED[name])
 
 
