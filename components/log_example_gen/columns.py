@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zoneinfo
 from datetime import datetime, timedelta
-from typing import Optional
 
 import numpy as np
 import pandas as pd
@@ -22,6 +21,9 @@ EARLIEST_MS = 946_684_800_000  # 2000-01-01: earlier and later times are those o
 LATEST_MS = 4_102_444_800_000  # 2100-01-01
 EXACT_FLOAT = 2.0**53
 """Whole numbers from here on are not exact in float64, so that a float may stand for another id."""
+
+_WRITTEN = (pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date)
+_NUMERIC = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal)
 
 _EPOCH = datetime(1970, 1, 1)
 _UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -53,7 +55,7 @@ def as_text(column: pa.Array) -> Cast:
     kind = column.type
     if pa.types.is_string(kind):
         return column, _none(column)
-    if pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind):
+    if any(is_kind(kind) for is_kind in _WRITTEN):
         return column.cast(pa.string()), _none(column)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return _decoded(column)
@@ -72,7 +74,7 @@ def as_number(column: pa.Array) -> Cast:
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         numbers, unread = _read_floats(column)
-    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
+    elif any(is_kind(kind) for is_kind in _NUMERIC):
         numbers, unread = _floats(column), _none(column)
     else:
         return _no_fit(column, pa.float64())
@@ -81,7 +83,7 @@ def as_number(column: pa.Array) -> Cast:
     return pa.array(numbers, mask=bad | np.isnan(numbers)), bad
 
 
-def as_list(column: pa.Array, separator: Optional[str]) -> Cast:
+def as_list(column: pa.Array, separator: str | None) -> Cast:
     """Lists of what `as_text` takes, and text cut at the separator. Missing and empty elements are left out."""
     column = _plain(column)
     kind = column.type
@@ -179,7 +181,7 @@ def _decoded(column: pa.Array) -> Cast:
         text.validate(full=True)
         return text, _none(column)
     except pa.ArrowInvalid:
-        values: list[Optional[str]] = []
+        values: list[str | None] = []
         for value in column.to_pylist():
             try:
                 values.append(None if value is None else value.decode())
@@ -228,8 +230,8 @@ def _localize(wall_ms: np.ndarray, zone: str) -> np.ndarray:
     # No zone of this century changes its offset at any time but a full quarter of an hour.
     quarters, place = np.unique(wall_ms // 900_000, return_inverse=True)
     info = zoneinfo.ZoneInfo(zone)
-    offsets = [(_EPOCH + int(q) * timedelta(minutes=15)).replace(tzinfo=info).utcoffset() for q in quarters]
-    offset_ms = np.array([offset // timedelta(milliseconds=1) for offset in offsets], np.int64)
+    walls = [_EPOCH + int(q) * timedelta(minutes=15) for q in quarters]
+    offset_ms = np.array([(info.utcoffset(w) or timedelta()) // timedelta(milliseconds=1) for w in walls], np.int64)
     return np.where(wall_ms == -1, -1, wall_ms - offset_ms[place])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import ClassVar, Union
 
 from tfx import types
 from tfx.dsl.components.base import base_beam_component, executor_spec
@@ -23,7 +23,7 @@ class LogReport(artifact.Artifact):
 class LogExampleGenSpec(component_spec.ComponentSpec):
     """Parameters are text, because what varies per run on Kubeflow has to be a typed parameter of its own."""
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar = {
         "logs": component_spec.ExecutionParameter(type=str),
         "attribution": component_spec.ExecutionParameter(type=str),
         "features": component_spec.ExecutionParameter(type=str),
@@ -34,8 +34,8 @@ class LogExampleGenSpec(component_spec.ComponentSpec):
         "inputs_fingerprint": component_spec.ExecutionParameter(type=str),
         "code_fingerprint": component_spec.ExecutionParameter(type=str),
     }
-    INPUTS: dict = {}
-    OUTPUTS = {
+    INPUTS: ClassVar[dict] = {}
+    OUTPUTS: ClassVar = {
         "examples": component_spec.ChannelParameter(type=standard_artifacts.Examples),
         "report": component_spec.ChannelParameter(type=LogReport),
     }

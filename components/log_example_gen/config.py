@@ -16,7 +16,7 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso8601"]
 
 def _dated(path: str) -> str:
     if "{date}" not in path:
-        raise ValueError("expected a path with '{date}' where the day stands (YYYY-MM-DD), such as 'clicks/{date}/*.csv'")
+        raise ValueError("expected '{date}' where the day (YYYY-MM-DD) stands in the path, as in 'clicks/{date}/*.csv'")
     return path
 
 
@@ -57,8 +57,8 @@ class LogsConfig(Section):
 
     root: str = Field(".", description="Folder of the logs; relative to the configuration file's folder.")
     timezone: str = Field("UTC", description="IANA name of the zone in which a day begins and ends.")
-    lateness_days: NonNegativeInt = Field(1, description="Rows of a day may come in folders up to this many days later.")
-    max_rejected: float = Field(0.05, ge=0, le=1, description="A larger share of rejected rows in any log stops the run.")
+    lateness_days: NonNegativeInt = Field(1, description="A row may lie in the folder of a day up to this much later.")
+    max_rejected: float = Field(0.05, ge=0, le=1, description="A larger share of rejected rows in a log stops the run.")
     exposures: ExposureLog
     events: dict[str, EventLog] = Field(description="Logs of what follows an exposure, in the order of the funnel.")
 
@@ -67,7 +67,7 @@ class LogsConfig(Section):
         try:
             zoneinfo.ZoneInfo(self.timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError):
-            raise ValueError(f"timezone: expected an IANA name such as 'Europe/Berlin', got '{self.timezone}'") from None
+            raise ValueError(f"timezone: expected a name such as 'Europe/Berlin', got '{self.timezone}'") from None
         return self
 
 

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
-from typing import Any, Optional
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -28,8 +28,10 @@ from components.log_example_gen.config import AttributionConfig, LogsConfig, Win
 from components.log_example_gen.encoding import write_examples
 from components.log_example_gen.join import SPLITS, join
 from components.log_example_gen.parsing import HASH, LogSpec, log_specs, parse_file
+from components.log_example_gen.reading import UnreadableFile
 from components.log_example_gen.report import (
     check_columns,
+    check_examples,
     check_rejected,
     count_joined,
     count_parsed,
@@ -37,7 +39,6 @@ from components.log_example_gen.report import (
     reconciliation,
     summary,
 )
-from components.log_example_gen.reading import UnreadableFile
 from components.log_example_gen.window import LogFile, input_files, total_bytes
 from models.features import Feature
 from models.section import UserError
@@ -106,6 +107,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         report = reconciliation(counts, specs, window)
         _write_json(report, os.path.join(report_uri, REPORT_FILE))
         logging.info("Reconciliation of %s to %s:\n%s", window.first_day, window.last_day, summary(report))
+        check_examples(report)
 
         examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
         examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
@@ -177,7 +179,7 @@ class _ParseFile(beam.DoFn):
     def process(self, numbered: tuple[int, LogFile]) -> Iterator[Any]:
         number, file = numbered
         counts: dict[str, Any] = {}
-        writer: Optional[pq.ParquetWriter] = None
+        writer: pq.ParquetWriter | None = None
         rejected_path = os.path.join(self._rejected_uri, f"{file.log}-{number:05d}.parquet")
         try:
             for parsed in parse_file(file, self._specs[file.log]):

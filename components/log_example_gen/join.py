@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.log_example_gen.attribution import Rows, Rules, Verdict, attribute
+from components.log_example_gen.attribution import Attribution, Rows, Rules, Verdict, attribute
 from components.log_example_gen.parsing import EVENT_TIME, HASH, ITEM_ID, REQUEST_ID, VALUE, LogSpec, value_name
 from components.log_example_gen.window import EXPOSURES
 
@@ -41,17 +40,11 @@ def join(tables: Mapping[str, pa.Table], specs: Mapping[str, LogSpec], rules: Ru
       rules: the window and the attribution.
     """
     events = [log for log in specs if log != EXPOSURES]
-    keys = _key_codes([tables[log] for log in specs])
-    rows = [
-        Rows(key, _numpy(tables[log].column(EVENT_TIME)), _ranks(tables[log], key)) for log, key in zip(specs, keys)
-    ]
-    result = attribute(rows[0], rows[1:], rules)
+    rows, result = attribute_rows(tables, specs, rules)
 
-    outcomes = {EXPOSURES: _count(result.exposures, None)}
-    cause = "exposure"
-    for event, verdicts in zip(events, result.events):
-        outcomes[event] = _count(verdicts, cause)
-        cause = event
+    outcomes = {EXPOSURES: count_verdicts(result.exposures, None)}
+    for event, verdicts, cause in zip(events, result.events, ["exposure", *events]):
+        outcomes[event] = count_verdicts(verdicts, cause)
 
     exposures = tables[EXPOSURES]
     joined = np.flatnonzero(result.exposures == Verdict.JOINED)
@@ -76,6 +69,17 @@ def join(tables: Mapping[str, pa.Table], specs: Mapping[str, LogSpec], rules: Ru
     )
 
 
+def attribute_rows(
+    tables: Mapping[str, pa.Table], specs: Mapping[str, LogSpec], rules: Rules
+) -> tuple[list[Rows], Attribution]:
+    """Finds the equal keys of the rows of all logs, and attributes them."""
+    keys = _key_codes([tables[log] for log in specs])
+    rows = [
+        Rows(key, _numpy(tables[log].column(EVENT_TIME)), _ranks(tables[log], key)) for log, key in zip(specs, keys)
+    ]
+    return rows, attribute(rows[0], rows[1:], rules)
+
+
 def _numpy(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
@@ -84,7 +88,8 @@ def _key_codes(tables: Sequence[pa.Table]) -> list[np.ndarray]:
     """Per table, int64 codes of (request_id, item_id), equal across the tables for equal pairs."""
     codes = []
     for name in (REQUEST_ID, ITEM_ID):
-        ids = pa.concat_arrays([chunk for table in tables for chunk in table.column(name).chunks] or [pa.array([], pa.string())])
+        chunks = [chunk for table in tables for chunk in table.column(name).chunks]
+        ids = pa.concat_arrays([*chunks, pa.array([], pa.string())])
         codes.append(np.asarray(ids.dictionary_encode().indices).astype(np.int64))
     request, item = codes
     pairs, _ = pd.factorize(request * (item.max(initial=0) + 1) + item)
@@ -104,7 +109,8 @@ def _ranks(table: pa.Table, key: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _count(verdicts: np.ndarray, cause: Any) -> dict[str, dict[str, int]]:
+def count_verdicts(verdicts: np.ndarray, cause: str | None) -> dict[str, dict[str, int]]:
+    """Rows per outcome and reason; `cause` as in `Verdict.outcome`."""
     counts: dict[str, dict[str, int]] = {}
     for verdict, count in sorted(Counter(verdicts.tolist()).items()):
         outcome, reason = Verdict(verdict).outcome(cause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Optional
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ class Column:
     source: str
     kind: Kind
     required: bool = False
-    separator: Optional[str] = None
+    separator: str | None = None
 
     @property
     def type(self) -> pa.DataType:
@@ -79,6 +79,7 @@ class Parsed:
       rows: rows of the log's schema.
       rejected: rows of REJECTED_SCHEMA.
       names: columns that the file has, in so far as they were seen.
+      types: per column of the log that the batch has, its type there in words.
       missing: per column, accepted rows without a value.
       absent: the columns among them that the batch does not have at all.
     """
@@ -86,6 +87,7 @@ class Parsed:
     rows: pa.Table
     rejected: pa.Table
     names: tuple[str, ...] = ()
+    types: dict[str, str] = field(default_factory=dict)
     missing: dict[str, int] = field(default_factory=dict)
     absent: frozenset[str] = frozenset()
 
@@ -110,13 +112,13 @@ def log_specs(logs: LogsConfig, features: Sequence[Feature]) -> dict[str, LogSpe
             taken[value_name(event)] = f"the value of event '{event}'"
     for feature in features:
         if feature.name in taken:
-            raise UserError(f"feature '{feature.name}': expected another name, this one is taken by {taken[feature.name]}")
+            raise UserError(f"feature '{feature.name}': expected another name, it is taken by {taken[feature.name]}")
         if feature.name in columns:
             key = columns[feature.name]
             if feature.kind != "id" or feature.source != key.source:
                 raise UserError(
-                    f"feature '{feature.name}': expected kind id and column '{key.source}', as in logs.exposures.columns, "
-                    f"got kind {feature.kind} and column '{feature.source}'"
+                    f"feature '{feature.name}': expected kind id and column '{key.source}', as in "
+                    f"logs.exposures.columns, got kind {feature.kind} and column '{feature.source}'"
                 )
             continue
         kind: Kind = feature.kind if feature.kind in ("id", "id_list") else "number"
@@ -153,12 +155,8 @@ def parse_file(file: LogFile, spec: LogSpec) -> Iterator[Parsed]:
     """
     for batch in read_batches(file.path, spec.form, spec.sources):
         if isinstance(batch, Malformed):
-            n = len(batch.rows)
-            rejected = pa.table(
-                [[file.log] * n, [file.relative] * n, batch.rows, ["malformed_row"] * n, [None] * n]
-                + [batch.details, batch.raw],
-                schema=REJECTED_SCHEMA,
-            )
+            reasons: list[str] = ["malformed_row"] * len(batch.rows)
+            rejected = _rejected(file, batch.rows, reasons, [None] * len(batch.rows), batch.details, batch.raw)
             yield Parsed(rows=spec.schema.empty_table(), rejected=rejected)
         else:
             yield parse_batch(batch, file, spec)
@@ -196,12 +194,16 @@ def parse_batch(batch: RawBatch, file: LogFile, spec: LogSpec) -> Parsed:
     table = table.append_column(HASH, pa.array(key_hash(table.column(REQUEST_ID), table.column(ITEM_ID))))
     return Parsed(
         rows=table.cast(spec.schema),
-        rejected=pa.table(
-            [[file.log] * len(rejected), [file.relative] * len(rejected), batch.rows[rejected], reason[rejected]]
-            + [[spec.columns[culprit[p]].source for p in rejected], details, batch.raw(rejected)],
-            schema=REJECTED_SCHEMA,
+        rejected=_rejected(
+            file,
+            batch.rows[rejected],
+            reason[rejected],
+            [spec.columns[culprit[p]].source for p in rejected],
+            details,
+            batch.raw(rejected),
         ),
         names=batch.names,
+        types={name: casts.type_name(array) for name, array in batch.columns.items()},
         missing={c.name: table.column(c.name).null_count for c in spec.columns if not c.required},
         absent=frozenset(c.name for c in spec.columns if c.source not in batch.columns),
     )
@@ -217,6 +219,11 @@ def key_hash(request_id: pa.ChunkedArray, item_id: pa.ChunkedArray) -> np.ndarra
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+def _rejected(file: LogFile, rows: np.ndarray, *columns: Any) -> pa.Table:
+    n = len(rows)
+    return pa.table([pa.array([file.log] * n), pa.array([file.relative] * n), rows, *columns], schema=REJECTED_SCHEMA)
 
 
 def _blame(reason: np.ndarray, culprit: np.ndarray, where: np.ndarray, why: str, column: int) -> None:
@@ -238,7 +245,9 @@ def _cast(array: pa.Array, column: Column, spec: LogSpec) -> casts.Cast:
 @functools.cache
 def _expected(column: Column, unit: str) -> str:
     if column.kind == "id_list":
-        return "a list of ids" if column.separator is None else f"ids separated by '{column.separator}', or a list of ids"
+        if column.separator is None:
+            return "a list of ids (or text, if the feature names its separator)"
+        return f"ids separated by '{column.separator}', or a list of ids"
     if column.kind == "time":
         form = "ISO 8601 text" if unit == "iso8601" else f"a number of {unit} since 1970"
         return f"{form} (time_unit {unit}) between 2000 and 2100"

@@ -167,6 +167,21 @@ def check_columns(counts: Counts, specs: Mapping[str, LogSpec], features: Iterab
                 raise UserError(f"{log}: {owner} reads column '{column.source}', which no file has; there are: {there}")
 
 
+def check_examples(report: Mapping[str, Any]) -> None:
+    """Stops a run without anything to train on or to evaluate.
+
+    Raises:
+      UserError: naming the split and its days, with what became of the rows.
+    """
+    window = report["window"]
+    for split, days in (
+        ("train", f"{window['first_day']} up to {window['first_eval_day']}"),
+        ("eval", f"{window['first_eval_day']} to {window['last_day']}"),
+    ):
+        if not report["examples"][split]["rows"]:
+            raise UserError(f"{split}: no example from {days}:\n{summary(report)}")
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The reconciliation in a line per log."""
     lines = []

@@ -107,7 +107,7 @@ def input_files(logs: LogsConfig, attribution: AttributionConfig, window: Window
         missing = [day for day in needed if not by_day[day]]
         if missing:
             more = f" (and {len(missing) - 1} more days)" if len(missing) > 1 else ""
-            raise UserError(f"{log}: no file for {missing[0]}{more}: nothing matches '{_pattern(logs, log, missing[0])}'")
+            raise UserError(f"{log}: no file for {missing[0]}{more}: none matches '{_pattern(logs, log, missing[0])}'")
         form = _log(logs, log).format
         if log == EXPOSURES:
             empty = [day for day in needed if not any(has_rows(f.path, form) for f in by_day[day])]
@@ -115,7 +115,8 @@ def input_files(logs: LogsConfig, attribution: AttributionConfig, window: Window
                 raise UserError(f"{log}: the log of {empty[0]} is empty: no row in '{_pattern(logs, log, empty[0])}'")
         elif not any(has_rows(f.path, form) for day in needed for f in by_day[day]):
             raise UserError(
-                f"{log}: the log is empty from {window.first_day} to {window.last_day}: no row in '{_pattern(logs, log)}'"
+                f"{log}: the log is empty from {window.first_day} to {window.last_day}: "
+                f"no row in '{_pattern(logs, log)}'"
             )
         files += [f for day in sorted(by_day) for f in by_day[day]]
     return tuple(files)
