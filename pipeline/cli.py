@@ -17,7 +17,7 @@ from rich.table import Table
 
 from models.runtime import prepare_process
 from models.section import UserError
-from pipeline.progress import say
+from pipeline.progress import days_text, say
 from pipeline.run_folder import RunFolder, captured_output
 
 if TYPE_CHECKING:
@@ -184,8 +184,8 @@ def run(
             settings = _load(config, logs, last_day, overrides)
         with console.status("looking at the logs"):
             inputs = _inputs(settings)
-        training = _days(inputs.window.first_day, inputs.window.first_eval_day - timedelta(days=1))
-        evaluation = _days(inputs.window.first_eval_day, inputs.window.last_day)
+        training = days_text(inputs.window.first_day, inputs.window.first_eval_day - timedelta(days=1))
+        evaluation = days_text(inputs.window.first_eval_day, inputs.window.last_day)
         console.print(f"[bold]{settings.name}[/bold]: training days {training}, evaluation days {evaluation}")
         pipeline = create_pipeline(settings, folder.root, inputs)
         result = run_pipeline(pipeline, folder, reporter_for(console), use_cache=not no_cache)
@@ -217,8 +217,39 @@ def _inputs(settings: Config, schema_text: str | None = None) -> RunInputs:
     )
 
 
-def _days(first: date, last: date) -> str:
-    return str(first) if first == last else f"{first} to {last}"
+@app.command(
+    epilog="Example: `seesaw check --config shop.yaml --rows 50000`",
+)
+@_clean_errors
+def check(
+    config: ConfigOption,
+    logs: LogsOption = None,
+    last_day: LastDayOption = None,
+    overrides: SetOption = None,
+    rows: Annotated[int, typer.Option("--rows", metavar="N", min=1, help="Rows to read of each log, about.")] = 200_000,
+    verbose: VerboseOption = False,
+) -> None:
+    """Look at a sample of the logs, in seconds, and tell what a run would do with them.
+
+    Which columns were found and how often they have a value, which rows are rejected and why, how many clicks and
+    purchases find their exposure, how many examples and labels there would be, and what would be trained on them.
+
+    Ends with exit code 1 where something would stop a run.
+    """
+    console = _out()
+    with console.status("loading"):
+        prepare_process(verbose=verbose)
+        from components.log_example_gen.sample import inspect
+        from components.log_example_gen.window import resolve_window
+        from pipeline import check as checks
+
+        settings = _load(config, logs, last_day, overrides)
+    with console.status("reading a sample of the logs"):
+        window = resolve_window(settings.logs, settings.attribution, settings.window)
+        found = inspect(settings.logs, settings.attribution, settings.features, window, max_rows=rows)
+    checks.render(settings, found, console)
+    if found.problems:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -368,6 +399,7 @@ def simulate(
 
     Times are such as 90s, 30m, 12h or 3d.
     """
+    prepare_process(verbose=verbose)
     from pydantic import ValidationError
 
     from pipeline import simulator
@@ -465,6 +497,7 @@ def kuairand(
     A click is `is_click`; a purchase is `long_view`, worth the seconds played. The configuration
     for these logs is pipeline/configs/kuairand.yaml.
     """
+    prepare_process(verbose=verbose)
     from pipeline.datasets import kuairand as dataset
 
     console = _out()

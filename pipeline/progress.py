@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Literal, Protocol
 
 from rich.console import Console
@@ -134,3 +135,8 @@ def reporter_for(console: Console) -> Reporter:
 def say(console: Console, name: str, text: str) -> None:
     """Prints a named value. Long ones are not broken, so that paths can be copied."""
     console.print(Text.assemble((f"{name:<16} ", "dim"), text), soft_wrap=True)
+
+
+def days_text(first: date, last: date) -> str:
+    """A range of days, both included."""
+    return str(first) if first == last else f"{first} to {last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import io
@@ -101,7 +102,8 @@ def captured_output(path: Path, *, verbose: bool = False) -> Iterator[IO[str]]:
     """Sends everything that this process prints into a file and gives a stream to the real standard output.
 
     Libraries print from Python, from C++ and from child processes, so the file descriptors 1 and 2 themselves are
-    redirected. Python's logging, from INFO on, and warnings go to the same file.
+    redirected. Python's logging, from INFO on, and warnings go to the same file. So does what destructors print while
+    the interpreter goes down: TensorFlow 2.16 has some that fail then.
 
     Args:
       path: file to append to; its folder must exist.
@@ -144,9 +146,16 @@ def captured_output(path: Path, *, verbose: bool = False) -> Iterator[IO[str]]:
             else:
                 os.close(out)
             os.close(err)
-    if tee is not None:
+    if tee is None:
+        atexit.register(_redirect_errors, path)
+    else:
         with contextlib.suppress(subprocess.TimeoutExpired):
             tee.wait(timeout=2)  # a child process that outlives the run may hold the pipe open
+
+
+def _redirect_errors(path: Path) -> None:
+    with contextlib.suppress(OSError), open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
 
 
 def _writes_to(stream: Any, descriptor: int) -> bool:

@@ -147,8 +147,11 @@ def render(summary: Summary, console: Console) -> None:
         console.print(f"nothing changed: all {len(components)} components were served from the cache", style="cyan")
     else:
         cached = sum(c.state == "cached" for c in components)
-        ran = f"{len(components) - cached} components ran in {sum(c.seconds for c in components):.0f} s"
-        console.print(ran + (f", {cached} were served from the cache" if cached else ""), highlight=False)
+        seconds = sum(c.seconds for c in components)
+        ran = f"{len(components) - cached} of {len(components)} components ran, the others were served from the cache"
+        console.print(
+            f"{ran if cached else f'all {len(components)} components ran'} ({seconds:.0f} s)", highlight=False
+        )
     console.print()
     console.print(_metrics(summary))
     console.print()
