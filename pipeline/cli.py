@@ -329,7 +329,7 @@ def config_schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-@config_app.command("show")
+@config_app.command("show", epilog="Example: `seesaw config show --config shop.yaml --set training.epochs=2`")
 @_clean_errors
 def config_show(
     config: ConfigOption,

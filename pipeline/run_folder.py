@@ -132,6 +132,9 @@ def captured_output(path: Path, *, verbose: bool = False) -> Iterator[IO[str]]:
             stdout.reconfigure(line_buffering=True)
         log = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace", buffering=1)
         restore.enter_context(log)
+        if not owned:
+            restore.enter_context(contextlib.redirect_stdout(log))
+            restore.enter_context(contextlib.redirect_stderr(log))
         restore.enter_context(_logging_to(log))
         try:
             yield stream

@@ -88,7 +88,10 @@ def test_one_run_at_a_time(tmp_path):
     with RunFolder(tmp_path) as first:
         assert first.logs == tmp_path / "logs" / first.run_id
         assert first.logs.is_dir()
-        with pytest.raises(RootInUse, match=rf"process {os.getpid()}, run {first.run_id}") as caught, RunFolder(tmp_path):
+        with (
+            pytest.raises(RootInUse, match=rf"process {os.getpid()}, run {first.run_id}") as caught,
+            RunFolder(tmp_path),
+        ):
             pass
         assert "--root" in str(caught.value)
         with RunFolder(tmp_path / "another"):
