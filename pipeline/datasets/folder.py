@@ -37,6 +37,7 @@ def replacing(out: Path, manifest: dict[str, Any]) -> Iterator[Path]:
 
     A file that comes out as it was keeps its time of change, so that what was made from it stays current.
     """
+    out = out.absolute()  # '.' has no name
     aside, replaced = (out.with_name(f".{out.name}.{suffix}") for suffix in ("partial", "replaced"))
     for leftover in (aside, replaced):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
