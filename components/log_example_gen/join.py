@@ -61,7 +61,7 @@ def join(tables: Mapping[str, pa.Table], specs: Mapping[str, LogSpec], rules: Ru
             belongs = belongs[np.lexsort((event_rows.time[belongs], event_rows.key[belongs]))]
             values = _numpy(tables[event].column(VALUE).fill_null(0.0))[belongs]
             sums = np.bincount(exposure_of[belongs], weights=values, minlength=len(exposures))[joined]
-            examples = examples.append_column(value_name(event), pa.array(sums))
+            examples = examples.append_column(value_name(event), pa.array(sums, pa.float64()))
     of_eval = _numpy(examples.column(EVENT_TIME)) >= rules.first_eval
     return Joined(
         examples={split: examples.filter(pa.array(of_eval == (split == "eval"))) for split in SPLITS},
@@ -102,7 +102,10 @@ def _ranks(table: pa.Table, key: np.ndarray) -> np.ndarray:
     time = _numpy(table.column(EVENT_TIME))
     order = np.lexsort((time, key))
     same = (key[order][1:] == key[order][:-1]) & (time[order][1:] == time[order][:-1])
-    tied = order[np.append(same, False) | np.insert(same, 0, False)]
+    shared = np.zeros(len(table), bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    tied = order[shared]
     if len(tied):
         content = [repr(list(row.values())) for row in table.take(pa.array(tied)).to_pylist()]
         ranks[tied] = np.argsort(np.argsort(content, kind="stable"), kind="stable")

@@ -302,6 +302,9 @@ def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.
         ).read_all()
     except pa.ArrowInvalid:
         table = None
+    # A value that goes over lines costs a row, but for one that is open at the end, which takes the last line break.
+    if table is not None and table.num_rows and any((c[-1].as_py() or "").endswith("\n") for c in table.columns):
+        table = None
     if table is not None and table.num_rows + len(invalid) == len(lines):
         bad = np.zeros(len(lines), bool)
         bad[list(invalid)] = True
@@ -311,7 +314,7 @@ def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.
         if table.num_rows:
             yield table, lines[~bad]
     elif len(lines) == 1:
-        yield lines.malformed(np.array([0]), ["not a CSV row"])
+        yield lines.malformed(np.array([0]), ["a quote that is not closed"])
     else:
         # A quote opens a value on one line and closes it on another: find the line by halves.
         half = len(lines) // 2
