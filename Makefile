@@ -33,7 +33,7 @@ $(STAMP): uv.lock pyproject.toml .ci/setup
 	@touch $@
 
 demo: $(STAMP)  ## Simulate logs, run the whole pipeline on them, score one request.
-	@[ -d $(DEMO)/logs ] || $(VENV)/bin/seesaw simulate --out $(DEMO)/logs
+	@$(VENV)/bin/seesaw simulate --out $(DEMO)/logs --days 9 --purchase-window 1d
 	@$(VENV)/bin/seesaw run --config pipeline/configs/demo.yaml --logs $(DEMO)/logs --root $(DEMO)/run
 
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some).
