@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import re
+import signal
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
@@ -135,13 +138,12 @@ class _Run:
                 run, given = self._run_node(node)
                 runs[run.name] = run
                 outputs[run.name] = given
-        except KeyboardInterrupt:
-            # TFX's launcher publishes the end of an execution only for errors.
-            self._clear_unfinished()
-            raise
-        except ComponentFailed:
+        except BaseException as error:
             for name in names[len(runs) + 1 :]:
                 self._reporter.update(ComponentRun(name, "not run"))
+            if isinstance(error, KeyboardInterrupt):
+                # TFX's launcher publishes the end of an execution only for errors.
+                self._clear_unfinished()
             raise
         finally:
             self._reporter.finish()
@@ -151,19 +153,24 @@ class _Run:
         name = node.node_info.id
         self._reporter.update(ComponentRun(name, "running"))
         start = time.monotonic()
+        component = launcher.Launcher(
+            pipeline_node=node,
+            mlmd_connection=metadata.Metadata(self._connection),
+            pipeline_info=self._ir.pipeline_info,
+            pipeline_runtime_spec=self._ir.runtime_spec,
+            executor_spec=runner_utils.extract_executor_spec(self._deployment, name),
+            custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
+        )
         try:
-            info = launcher.Launcher(
-                pipeline_node=node,
-                mlmd_connection=metadata.Metadata(self._connection),
-                pipeline_info=self._ir.pipeline_info,
-                pipeline_runtime_spec=self._ir.runtime_spec,
-                executor_spec=runner_utils.extract_executor_spec(self._deployment, name),
-                custom_driver_spec=runner_utils.extract_custom_driver_spec(self._deployment, name),
-            ).launch()
+            with _interrupts_kept():
+                info = component.launch()
             # The launcher returns, and does not raise, where inputs cannot be resolved.
             if info is None or info.execution_id is None:
                 raise RuntimeError("its inputs are not there: nothing was registered for it to run on")
             state, outputs = self._published(info.execution_id)
+        except KeyboardInterrupt:
+            self._reporter.update(ComponentRun(name, "stopped", time.monotonic() - start))
+            raise
         except Exception as error:
             self._reporter.update(ComponentRun(name, "failed", time.monotonic() - start))
             raise ComponentFailed(name, self._explain(error)) from error
@@ -240,6 +247,31 @@ class _Run:
         if "No space left on device" in text:
             advice = f"The disk is full: make room for {self._folder.root}. {advice}"
         return f"{line}\n{advice}"
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Has Ctrl-C end the block with KeyboardInterrupt, though TensorFlow and Beam turn it into errors of their own."""
+    interrupted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(number, frame)
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # signals reach the main thread only
+        yield
+        return
+    try:
+        yield
+    except Exception as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def user_error_in(error: BaseException) -> str | None:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["waiting", "running", "done", "cached", "failed", "not run"]
+State = Literal["waiting", "running", "done", "cached", "failed", "stopped", "not run"]
 
 _STYLES: dict[State, str] = {
     "waiting": "dim",
@@ -21,8 +21,10 @@ _STYLES: dict[State, str] = {
     "done": "green",
     "cached": "cyan",
     "failed": "bold red",
+    "stopped": "bold red",
     "not run": "dim",
 }
+_ENDED: tuple[State, ...] = ("done", "cached", "failed", "stopped")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ComponentRun:
 
     Attributes:
       name: id of the component in the pipeline.
-      state: 'cached' means that an earlier run's outputs are used.
+      state: 'cached' means that an earlier run's outputs are used, 'stopped' that the user interrupted it.
       seconds: wall time, 0 where it has not run.
     """
 
@@ -75,7 +77,7 @@ class PlainLines:
 
     def update(self, component: ComponentRun) -> None:
         place = f"[{self._place[component.name]:>2}/{len(self._place)}]"
-        seconds = f" {component.seconds:6.1f} s" if component.state in ("done", "cached", "failed") else ""
+        seconds = f" {component.seconds:6.1f} s" if component.state in _ENDED else ""
         line = f"{place} {component.name:<24} {component.state:<8}{seconds}".rstrip()
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -122,7 +124,7 @@ class LiveTable:
         for row in self._rows.values():
             if row.state == "running":
                 row = replace(row, seconds=time.monotonic() - self._since)
-            seconds = f"{row.seconds:.1f}" if row.state in ("running", "done", "cached", "failed") else ""
+            seconds = f"{row.seconds:.1f}" if row.state in ("running", *_ENDED) else ""
             table.add_row(row.name, Text(row.state, style=_STYLES[row.state]), seconds)
         return table
 

@@ -134,12 +134,16 @@ def test_full_disk_says_so(tmp_path, control):
         run(tmp_path)
 
 
-def test_interrupt_leaves_nothing_half_written(tmp_path, control):
-    (control / "Second").write_text("interrupt")
+@pytest.mark.parametrize("how", ["interrupt", "interrupt turned into an error"])
+def test_interrupt_leaves_nothing_half_written(tmp_path, control, how):
+    (control / "Second").write_text(how)
+    recorder = Recorder()
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path)
+        run(tmp_path, recorder)
+    assert recorder.updates[-2:] == [("Second", "stopped"), ("Third", "not run")]
     assert list(tmp_path.glob("artifacts/Second/model/*")) == []
     assert metadata_store_pb2.Execution.RUNNING not in {e.last_known_state for e in executions(tmp_path)}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with RunFolder(tmp_path):
         pass  # the lock is free
 
@@ -214,3 +218,8 @@ def test_user_error_as_cause_and_none():
     except RuntimeError as error:
         assert user_error_in(error) == "bad row"
     assert user_error_in(RuntimeError("SomeUserErrors: no")) is None
+
+
+def test_only_some_components(tmp_path, control):
+    assert [c.name for c in run(tmp_path, only=("First", "Second")).components] == ["First", "Second"]
+    assert states(run(tmp_path)) == ["cached", "cached", "done"]

@@ -4,6 +4,7 @@ Not `from __future__ import annotations`: TFX reads the annotations of component
 """
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -42,7 +43,12 @@ def act(name: str) -> None:
     if order == "disk full":
         raise OSError(28, "No space left on device")
     if order == "interrupt":
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+    if order == "interrupt turned into an error":
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("as TensorFlow does") from None
 
 
 class RaiseToyError(beam.DoFn):
