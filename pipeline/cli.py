@@ -93,7 +93,7 @@ def _fail(error: BaseException, verbose: bool) -> NoReturn:
     console.print("error: ", style="bold red", end="")
     console.print(_text_of(error), markup=False, soft_wrap=True)
     if not isinstance(error, UserError) and not verbose:
-        console.print("This is not a mistake of yours that was foreseen; --verbose shows the stack.", soft_wrap=True)
+        console.print("This error was not foreseen; --verbose shows where it comes from.", soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -188,7 +188,7 @@ def run(
         evaluation = days_text(inputs.window.first_eval_day, inputs.window.last_day)
         console.print(f"[bold]{settings.name}[/bold]: training days {training}, evaluation days {evaluation}")
         pipeline = create_pipeline(settings, folder.root, inputs)
-        result = run_pipeline(pipeline, folder, reporter_for(console), use_cache=not no_cache)
+        result = run_pipeline(pipeline, folder, reporter_for(console, live=not verbose), use_cache=not no_cache)
         with console.status("reading the results"):
             found = summary.summarise(settings, folder.root, result)
         summary.render(found, console)
@@ -304,7 +304,7 @@ def schema(
             raise UserError(f"{path}: the schema is there already; --force replaces it, --out writes another file")
         pipeline = create_pipeline(settings, folder.root, _inputs(settings, schema_text=""))
         steps = ("LogExampleGen", "StatisticsGen")
-        result = run_pipeline(pipeline, folder, reporter_for(console), only=steps)
+        result = run_pipeline(pipeline, folder, reporter_for(console, live=not verbose), only=steps)
         with console.status("inferring the schema"):
             statistics = result.output("StatisticsGen", "statistics") / "Split-train" / "FeatureStats.pb"
             inferred = infer_schema(

@@ -129,9 +129,9 @@ class LiveTable:
         return table
 
 
-def reporter_for(console: Console) -> Reporter:
-    """A live table where the console is a terminal, plain lines where it is not."""
-    return LiveTable(console) if console.is_terminal else PlainLines(console)
+def reporter_for(console: Console, *, live: bool = True) -> Reporter:
+    """A live table where the console is a terminal, plain lines where it is not, or where other lines come between."""
+    return LiveTable(console) if live and console.is_terminal else PlainLines(console)
 
 
 def say(console: Console, name: str, text: str) -> None:
