@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Union
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
@@ -326,48 +328,58 @@ def _read_jsonl(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> I
     for lines in _read_lines(handle, block_bytes):
         lines, foul = lines.without_foul()
         yield from foul
-        if not len(lines):
-            continue
-        table = _parse_jsonl(lines, columns)
-        if table is None:
-            yield from _parse_jsonl_by_line(lines, columns)
-            continue
-        yield RawBatch(
-            rows=lines.rows,
-            columns={c: table.column(c).combine_chunks() for c in columns if c in table.column_names},
-            names=tuple(table.column_names),
-            raw=lines.texts,
-            absent=lambda position, name, lines=lines: name not in json.loads(lines.text(position)),  # type: ignore[misc]
-        )
+        bytes_ = np.frombuffer(lines.block, np.uint8)
+        whole = (bytes_[lines.starts] == ord("{")) & (bytes_[lines.ends - 1] == ord("}"))
+        yield from _parse_jsonl_by_line(lines[~whole], columns)
+        yield from _parse_jsonl(lines[whole], columns)
 
 
-def _parse_jsonl(lines: _Lines, columns: Sequence[str]) -> pa.Table | None:
-    """All lines at once; None where they are not one object each with one type per column."""
-    bytes_ = np.frombuffer(lines.block, np.uint8)
-    if not ((bytes_[lines.starts] == ord("{")) & (bytes_[lines.ends - 1] == ord("}"))).all():
-        return None
+def _parse_jsonl(lines: _Lines, columns: Sequence[str]) -> Iterator[Union[RawBatch, Malformed]]:
+    """Parses lines at once, where they are one object each with one type per column; otherwise fewer at once."""
+    if not len(lines):
+        return
     text = lines.joined()
     types: dict[str, pa.DataType] = {}
-    while True:
+    wanted: list[pa.Field] = []
+    table = None
+    while table is None:
         try:
             table = pyarrow.json.read_json(
                 pa.BufferReader(text),
                 read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
                 parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(types)) if types else None,
             )
-        except pa.ArrowInvalid:
-            return None
-        if table.num_rows != len(lines):
-            return None
+        except pa.ArrowInvalid as error:
+            # A few rows have text in a column of numbers, or the other way round: each kind is parsed for itself.
+            mixed = re.search(r"Column\(/(.+?)\) changed from (?:string to number|number to string)", str(error))
+            if mixed:
+                pattern = rf'"{re.escape(mixed[1])}"\s*:\s*"'
+                is_text = np.asarray(pc.match_substring_regex(pa.array(lines.texts(np.arange(len(lines)))), pattern))
+                if 0 < is_text.sum() < len(lines):
+                    yield from _parse_jsonl(lines[is_text], columns)
+                    yield from _parse_jsonl(lines[~is_text], columns)
+                    return
+            break
         wanted = [table.schema.field(c) for c in columns if c in table.column_names]
         # Text that looks like a time is read as one, which forgets how it was written.
         times = {field.name: text_type for field in wanted if (text_type := _without_times(field.type)) != field.type}
-        if not times:
-            break
-        types.update(times)
-    if not all(_exact(chunk) for field in wanted for chunk in table.column(field.name).chunks):
-        return None
-    return table
+        if times:
+            types.update(times)
+            table = None
+    if (
+        table is None
+        or table.num_rows != len(lines)
+        or not all(_exact(chunk) for field in wanted for chunk in table.column(field.name).chunks)
+    ):
+        yield from _parse_jsonl_by_line(lines, columns)
+        return
+    yield RawBatch(
+        rows=lines.rows,
+        columns={c: table.column(c).combine_chunks() for c in columns if c in table.column_names},
+        names=tuple(table.column_names),
+        raw=lines.texts,
+        absent=lambda position, name: name not in json.loads(lines.text(position)),
+    )
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:

@@ -45,7 +45,7 @@ class ColumnCheck:
       name: name of the feature or key.
       column: column of the log.
       kind: id, id_list, number or time.
-      types: its types in the files; empty where it is in none.
+      types: its types in the files; empty where it is in none or has no value.
       missing: share of the accepted rows without a value.
       distinct: different values (elements, for a list); of numbers too.
       values: the most common values with their share of the rows, of a list its elements; for numbers and
@@ -222,7 +222,7 @@ class _Sample:
                     self.parts.append(parsed.rows)
                     self.counts = merge([self.counts, count_parsed(parsed, file)])
                     for name, kind in parsed.types.items():
-                        self.types.setdefault(name, {})[kind] = None
+                        self.types.setdefault(name, {}).update({} if kind == "null" else {kind: None})
             except UnreadableFile as error:
                 self.problems.append(str(error))
 

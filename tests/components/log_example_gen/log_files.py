@@ -121,7 +121,7 @@ def write_logs(
         for number, day in enumerate(days):
             # A row far from everything, so that no log is empty.
             filler = exposure(f"filler-{day}", f"{day} 00:00", user="filler") if log == "exposures" else None
-            if log != "exposures" and number == 0:
+            if log != "exposures" and number == 1:
                 filler = event("filler-lost", f"{day} 00:00")
             write_file(root / log / day / f"part-0.{form}", filled[day] + ([filler] if filler else []), names)
 

@@ -231,7 +231,7 @@ class TestAgainstPlainJoin:
                     by_bucket[bucket][name].append(pa.ipc.open_stream(piece).read_all())
                 of_log = of_log[cut:]
         joined = [
-            join({log: pa.concat_tables(random.sample(parts, len(parts))) for log, parts in tables.items()}, SPECS, RULES)
+            join({log: pa.concat_tables(random.sample(p, len(p))) for log, p in tables.items()}, SPECS, RULES)
             for tables in by_bucket.values()
         ]
 

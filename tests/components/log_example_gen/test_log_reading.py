@@ -40,6 +40,9 @@ def sizes(request):
     return {"block_bytes": request.param, "batch_rows": 2}
 
 
+CSV_LINES = ["1,2", '"1","2"', 'x"y,"z', '"', '"",""', ",", "1", "", "1,2,3", '"a""b",c', '","']
+
+
 class TestCsv:
     def test_values_as_text(self, tmp_path, sizes):
         path = write(tmp_path, "f.csv", b'\xef\xbb\xbfa, b,c\r\n1,"x, ""y""",\r\n\r\n,"",\xc3\xa9\r\n007,NULL,nan')
@@ -78,7 +81,7 @@ class TestCsv:
         assert raw[6] == "6,\\xff"
 
     @settings(max_examples=60, deadline=None)
-    @given(st.lists(st.sampled_from(["1,2", '"1","2"', 'x"y,"z', '"', '"",""', ",", "1", "", "1,2,3", '"a""b",c', '","'])))
+    @given(st.lists(st.sampled_from(CSV_LINES)))
     def test_every_line_is_one_row_whatever_its_neighbours(self, tmp_path_factory, lines):
         folder = tmp_path_factory.mktemp("lines")
         together, _ = read(write(folder, "f.csv", "\n".join(["a,b", *lines, ""]).encode()), ["a", "b"])
