@@ -26,8 +26,13 @@ class EmbeddingOptimizer(Section):
     """Adagrad for the embedding tables. Its state of a row moves only when the row is looked up, while
     Adam's moments would touch every row of every table at every step."""
 
-    learning_rate: PositiveFloat = 0.05
-    initial_accumulator: PositiveFloat = 0.1
+    learning_rate: PositiveFloat = 0.01
+    initial_accumulator: PositiveFloat = Field(
+        # Losses are means over the batch, so a row's gradient is of the order 1 / batch_size: Adagrad's usual 0.1
+        # would drown its square, and the embeddings would hardly learn in one epoch.
+        1e-6,
+        description="Where the sums of squared gradients begin.",
+    )
     epsilon: PositiveFloat = 1e-7
 
     def build(self) -> keras.optimizers.Optimizer:
