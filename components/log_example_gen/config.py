@@ -40,8 +40,10 @@ class _Log(Section):
     path: Annotated[str, AfterValidator(_dated)] = Field(
         description="Files of a day, under logs.root: '{date}' stands for YYYY-MM-DD; * and ? may be used."
     )
-    format: LogFormat = "parquet"
-    time_unit: TimeUnit = "ms"
+    format: LogFormat = Field("parquet", description="Format of the files; a row of csv and jsonl is a line.")
+    time_unit: TimeUnit = Field(
+        "ms", description="Unit of times since 1970, or iso8601 for text; a Parquet timestamp brings its own."
+    )
 
 
 class ExposureLog(_Log):

@@ -120,13 +120,17 @@ def has_rows(path: str, form: LogFormat) -> bool:
 _FORMAT_NAMES = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON Lines"}
 
 
-def _open(path: str) -> contextlib.AbstractContextManager[Any]:
-    if path.endswith(".gz"):
-        # Beam's own reader takes a truncated gzip file for a whole one.
-        return gzip.GzipFile(fileobj=FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED))
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Any]:
+    packed = path.endswith(".gz")
     if "://" not in path:
-        return pa.OSFile(path)
-    return contextlib.closing(FileSystems.open(path))
+        file: Any = pa.OSFile(path)
+    else:
+        # Beam's own gzip reader takes a truncated file for a whole one.
+        kind = CompressionTypes.UNCOMPRESSED if packed else CompressionTypes.AUTO
+        file = contextlib.closing(FileSystems.open(path, compression_type=kind))
+    with file as handle:
+        yield gzip.GzipFile(fileobj=handle) if packed else handle
 
 
 def _read_parquet(handle: Any, columns: Sequence[str], batch_rows: int) -> Iterator[RawBatch]:

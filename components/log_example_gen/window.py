@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import math
+import os
 import re
 import zoneinfo
 from collections.abc import Iterable, Iterator
@@ -149,31 +151,37 @@ def _days(first: date, last: date) -> list[date]:
 
 
 def _pattern(logs: LogsConfig, log: str, day: date | None = None) -> str:
-    pattern = FileSystems.join(logs.root, _log(logs, log).path)
+    pattern = os.path.join(logs.root, _log(logs, log).path)
     return pattern if day is None else pattern.replace("{date}", day.isoformat())
 
 
 def _match(logs: LogsConfig, log: str, day: date | None) -> Iterator[LogFile]:
     """Files of a day, or of all days, in the order of their paths; hidden ones (leading '.' or '_') are left out."""
     pattern = _pattern(logs, log)
-    glob = pattern.replace("{date}", "????-??-??" if day is None else day.isoformat())
-    try:
-        found = FileSystems.match([glob])[0].metadata_list
-    except (BeamIOError, ValueError) as error:
-        raise UserError(f"{log}: cannot list '{glob}': {error}") from error
-    for metadata in sorted(found, key=lambda m: m.path):
-        name = metadata.path.rsplit("/", 1)[-1]
-        file_day = day or _day_of(metadata.path, pattern)
-        if file_day is None or name[0] in "._":
+    place = "????-??-??" if day is None else day.isoformat()
+    for path, size, mtime_ns in sorted(_list(logs.root, _log(logs, log).path.replace("{date}", place))):
+        file_day = day or _day_of(path, pattern)
+        if file_day is None or path.rsplit("/", 1)[-1][0] in "._":
             continue
-        yield LogFile(
-            log=log,
-            path=metadata.path,
-            relative=metadata.path.removeprefix(logs.root.rstrip("/") + "/"),
-            day=file_day,
-            size=metadata.size_in_bytes,
-            mtime_ns=round(metadata.last_updated_in_seconds * 1e9),
-        )
+        relative = path.removeprefix(logs.root.rstrip("/") + "/")
+        yield LogFile(log=log, path=path, relative=relative, day=file_day, size=size, mtime_ns=mtime_ns)
+
+
+def _list(root: str, pattern: str) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of change of the files that match a pattern under the root."""
+    if "://" not in root:
+        # Beam would walk all that lies under the root, and not follow links.
+        for path in glob.iglob(os.path.join(glob.escape(root), pattern)):
+            if os.path.isfile(path):
+                stat = os.stat(path)
+                yield path, stat.st_size, stat.st_mtime_ns
+        return
+    try:
+        (found,) = FileSystems.match([os.path.join(root, pattern)])
+    except (BeamIOError, ValueError) as error:
+        raise UserError(f"cannot list '{os.path.join(root, pattern)}': {error}") from error
+    for metadata in found.metadata_list:
+        yield metadata.path, metadata.size_in_bytes, round(metadata.last_updated_in_seconds * 1e9)
 
 
 def _day_of(path: str, pattern: str) -> date | None:

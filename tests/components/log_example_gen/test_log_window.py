@@ -90,6 +90,16 @@ class TestResolve:
         write_file(tmp_path / "exposures" / "2027-01-01" / "_temporary.csv", [exposure("r", 0)])
         assert resolve_window(logs, attribution_config("30m", "3d"), window_config()).last_day == date(2026, 1, 4)
 
+    def test_linked_folders_under_an_odd_root(self, tmp_path):
+        write_days(tmp_path / "far")
+        root = tmp_path / "logs [1] *"
+        for log in ("exposures", "clicks", "purchases"):
+            (root / log).mkdir(parents=True)
+            for day in DAYS:
+                (root / log / day).symlink_to(tmp_path / "far" / log / day)
+        logs = logs_config(root, "csv")
+        assert resolve_window(logs, attribution_config("30m", "3d"), window_config()).last_day == date(2026, 1, 4)
+
     def test_date_twice_in_the_path(self, tmp_path):
         for day in DAYS:
             for log in ("clicks", "purchases"):
