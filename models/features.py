@@ -66,7 +66,7 @@ class IdListFeature(_Identified):
     kind: Literal["id_list"]
     max_length: PositiveInt = Field(description="Values kept; longer lists lose their oldest (first) values.")
     separator: str | None = Field(None, description="Splits text such as '3|17|4'; lists need none.")
-    pooling: Literal["mean", "sum"] = "mean"
+    pooling: Literal["mean", "sum"] = Field("mean", description="How the values' embeddings become one.")
 
 
 class NumberFeature(_Feature):
@@ -74,7 +74,9 @@ class NumberFeature(_Feature):
 
     kind: Literal["number"]
     log: bool = Field(False, description="Take log(1 + max(x, 0)) first.")
-    scaling: Literal["z_score", "min_max", "none"] = "z_score"
+    scaling: Literal["z_score", "min_max", "none"] = Field(
+        "z_score", description="By mean and deviation, or to [0, 1] by the extremes, of the training days."
+    )
 
 
 class BucketedFeature(_Embedded):

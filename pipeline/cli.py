@@ -492,7 +492,7 @@ def kuairand(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to make; what is current is kept.")],
     verbose: VerboseOption = False,
 ) -> None:
-    """Turn the slice of KuaiRand, short videos shown at random, into exposure, click and purchase logs.
+    """Turn the slice of KuaiRand, the log of a short-video app's own ranking, into exposure, click and purchase logs.
 
     A click is `is_click`; a purchase is `long_view`, worth the seconds played. The configuration
     for these logs is pipeline/configs/kuairand.yaml.

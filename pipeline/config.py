@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,10 +49,18 @@ class Config(Section):
     logs: LogsConfig
     attribution: AttributionConfig = AttributionConfig()
     window: WindowConfig
-    features: Annotated[tuple[Feature, ...], Field(min_length=1), AfterValidator(check_features)]
-    tasks: Annotated[tuple[TaskConfig, ...], AfterValidator(check_tasks)] = DEFAULT_TASKS
+    features: Annotated[
+        tuple[Feature, ...],
+        Field(min_length=1, description="What the model knows of an exposure, from the columns of the exposure log."),
+        AfterValidator(check_features),
+    ]
+    tasks: Annotated[
+        tuple[TaskConfig, ...],
+        Field(description="The funnel: a task per event of logs.events, in that order."),
+        AfterValidator(check_tasks),
+    ] = DEFAULT_TASKS
     model: ModelConfig
-    balancer: AnyBalancer = Static(name="static")
+    balancer: AnyBalancer = Field(Static(name="static"), description="How much each task's gradient counts.")
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     validation: ValidationConfig
@@ -110,7 +119,7 @@ def load(path: str | Path, *, logs: str | Path | None = None, overrides: tuple[s
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = _parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except OSError as error:
@@ -140,6 +149,19 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, which also takes numbers such as 1e-3, without a point or a sign, for numbers, as YAML 1.2 does."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
 def _override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
@@ -151,7 +173,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value and has no keys")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _parse_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
     if isinstance(node, list):

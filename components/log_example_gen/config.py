@@ -23,13 +23,13 @@ def _dated(path: str) -> str:
 class LogColumns(Section):
     """Which column of a log carries what. Feature columns are named by the features."""
 
-    request_id: str = "request_id"
-    item_id: str = "item_id"
-    time: str = "time"
+    request_id: str = Field("request_id", description="Column with the request in which items were shown together.")
+    item_id: str = Field("item_id", description="Column with the item; request and item make the key of the join.")
+    time: str = Field("time", description="Column with the time of the event.")
 
 
 class ExposureColumns(LogColumns):
-    user_id: str = "user_id"
+    user_id: str = Field("user_id", description="Column with the user.")
 
 
 class EventColumns(LogColumns):
@@ -96,8 +96,8 @@ class WindowConfig(Section):
     last_day: Union[date, Literal["latest"]] = Field(
         "latest", description="Last evaluation day; 'latest' is the last day whose labels are final."
     )
-    train_days: PositiveInt
-    eval_days: PositiveInt = 1
+    train_days: PositiveInt = Field(description="Days to train on, just before the evaluation days.")
+    eval_days: PositiveInt = Field(1, description="Days to evaluate on.")
 
 
 class Window(Section):

@@ -15,8 +15,10 @@ from models.tasks import TaskConfig
 class TrainingConfig(Section):
     """How long and on what batches to train."""
 
-    epochs: PositiveInt = Field(1, description="Passes over the training days. Click models overfit from the second on.")
-    batch_size: PositiveInt = 1024
+    epochs: PositiveInt = Field(
+        1, description="Passes over the training days. Click models overfit from the second on."
+    )
+    batch_size: PositiveInt = Field(1024, description="Rows of a training step.")
     seed: NonNegativeInt = Field(1, description="Decides initial weights, the order of rows and dropout.")
     shuffle_rows: PositiveInt = Field(50_000, description="Rows in the buffer that the next row is drawn from.")
     probe_every: NonNegativeInt = Field(

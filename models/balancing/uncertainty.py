@@ -31,7 +31,9 @@ class Uncertainty(Balancer):
     needs: ClassVar[Needs] = Needs.LOSSES
 
     name: Literal["uncertainty"]
-    variant: Literal["kendall", "log1p"] = "kendall"
+    variant: Literal["kendall", "log1p"] = Field(
+        "kendall", description="Objective of Kendall et al., or of Liebel and Körner, which is never negative."
+    )
     learning_rate: PositiveFloat = Field(0.01, description="Step size of the log-variances.")
     bound: PositiveFloat = Field(4.0, description="Log-variances stay in [-bound, bound].")
 

@@ -17,7 +17,7 @@ class HeadsConfig(Section):
     """Towers on top of the trunk, one per task, and how their logits are read."""
 
     tower: tuple[PositiveInt, ...] = Field((64,), description="Widths of each task's tower; [] for a linear one.")
-    activation: Activation = "relu"
+    activation: Activation = Field("relu", description="Activation of each tower layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each tower layer's outputs dropped in training.")
 
     def build(self, tasks: tuple[TaskConfig, ...], *, seed: int) -> Heads:

@@ -25,7 +25,7 @@ class DenseStack(Section):
     """A stack of dense layers, shared by the configurations that have one."""
 
     units: tuple[PositiveInt, ...] = Field(min_length=1, description="Width of each layer.")
-    activation: Activation = "relu"
+    activation: Activation = Field("relu", description="Activation of each layer.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each layer's outputs dropped in training.")
 
     def build(self, name: str, *, seed: int) -> keras.Sequential:
