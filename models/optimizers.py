@@ -2,15 +2,62 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any, Literal
 
-
+import tensorflow as tf
 import tf_keras as keras
 from pydantic import Field, PositiveFloat
 
 from models.section import Section
 
 
-class DenseOptimizer(Section):
+class _Scheduled(Section):
+    learning_rate: PositiveFloat
+    schedule: Literal["none", "cosine"] = Field(
+        "none", description="After the warm-up: constant, or falling to 0 at the last step along half a cosine."
+    )
+    warm_up: float = Field(0.0, ge=0, lt=1, description="Share of the steps in which the rate grows linearly from 0.")
+
+    def rate(self, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
+        """The learning rate of a training run of so many steps."""
+        if self.schedule == "none" and self.warm_up == 0:
+            return self.learning_rate
+        return Schedule(self.learning_rate, steps, warm_up=self.warm_up, cosine=self.schedule == "cosine")
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then constant or half a cosine down to 0.
+
+    Args:
+      peak: rate at the end of the warm-up.
+      steps: number of steps of the training run.
+      warm_up: share of the steps before the peak.
+      cosine: fall after the peak.
+    """
+
+    def __init__(self, peak: float, steps: int, *, warm_up: float, cosine: bool):
+        self.peak = peak
+        self.steps = steps
+        self.warm_up = warm_up
+        self.cosine = cosine
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        begin = self.warm_up * self.steps
+        step = tf.cast(step, tf.float32)
+        rate = tf.constant(self.peak, tf.float32)
+        if self.cosine:
+            done = tf.clip_by_value((step - begin) / max(self.steps - begin, 1.0), 0.0, 1.0)
+            rate = rate * 0.5 * (1.0 + tf.cos(math.pi * done))
+        if begin:
+            rate = tf.where(step < begin, self.peak * step / begin, rate)
+        return rate
+
+    def get_config(self) -> dict[str, Any]:
+        return {"peak": self.peak, "steps": self.steps, "warm_up": self.warm_up, "cosine": self.cosine}
+
+
+class DenseOptimizer(_Scheduled):
     """Adam for the dense layers."""
 
     learning_rate: PositiveFloat = 0.001
@@ -18,11 +65,11 @@ class DenseOptimizer(Section):
     beta_2: float = Field(0.999, ge=0, lt=1)
     epsilon: PositiveFloat = 1e-7
 
-    def build(self) -> keras.optimizers.Optimizer:
-        return keras.optimizers.legacy.Adam(self.learning_rate, self.beta_1, self.beta_2, self.epsilon)
+    def build(self, steps: int) -> keras.optimizers.Optimizer:
+        return keras.optimizers.legacy.Adam(self.rate(steps), self.beta_1, self.beta_2, self.epsilon)
 
 
-class EmbeddingOptimizer(Section):
+class EmbeddingOptimizer(_Scheduled):
     """Adagrad for the embedding tables. Its state of a row moves only when the row is looked up, while
     Adam's moments would touch every row of every table at every step."""
 
@@ -35,9 +82,9 @@ class EmbeddingOptimizer(Section):
     )
     epsilon: PositiveFloat = 1e-7
 
-    def build(self) -> keras.optimizers.Optimizer:
+    def build(self, steps: int) -> keras.optimizers.Optimizer:
         # The legacy class: it sums repeated indices and updates only the rows in an IndexedSlices.
-        return keras.optimizers.legacy.Adagrad(self.learning_rate, self.initial_accumulator, self.epsilon)
+        return keras.optimizers.legacy.Adagrad(self.rate(steps), self.initial_accumulator, self.epsilon)
 
 
 class OptimizerConfig(Section):
@@ -48,5 +95,3 @@ class OptimizerConfig(Section):
     embedding_l2: float = Field(0.0, ge=0, description="L2 penalty on the embedding rows that a batch looks up.")
     dense_l2: float = Field(0.0, ge=0, description="L2 penalty on the kernels of the dense layers.")
     clip_norm: PositiveFloat | None = Field(None, description="Bound on the global norm of the combined gradient.")
-
-

@@ -28,6 +28,7 @@ class Ranker(keras.Model):
       model: trunk and heads.
       balancer: the balancing method.
       optimizer: what updates embeddings and dense layers.
+      steps: steps of the training run, for schedules of the learning rate.
       seed: decides the initial weights and every random choice of training.
       probe_every: how often the Gram matrix is computed for the record when the balancer needs none; 0 for never.
     """
@@ -41,6 +42,7 @@ class Ranker(keras.Model):
         balancer: Balancer,
         optimizer: OptimizerConfig,
         *,
+        steps: int = 1,
         seed: int = 0,
         probe_every: int = 100,
     ):
@@ -53,8 +55,8 @@ class Ranker(keras.Model):
         self._optimizer_config = optimizer
         self._seed = seed
         self._probe_every = probe_every
-        self.dense_optimizer = optimizer.dense.build()
-        self.table_optimizer = optimizer.embedding.build()
+        self.dense_optimizer = optimizer.dense.build(steps)
+        self.table_optimizer = optimizer.embedding.build(steps)
         self.balancer_state = {
             name: tf.Variable(value, trainable=False, name=f"balancer_{name}")
             for name, value in balancer.initial_state(tuple(t.name for t in tasks)).items()

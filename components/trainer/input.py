@@ -24,8 +24,7 @@ def read_examples(
     """
     spec = transform.transformed_feature_spec()
     spec = {name: spec[name] for name in (*(f.name for f in features), *labels)}
-    files = sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
-    compression = "GZIP" if files and files[0].endswith(".gz") else ""
+    files, compression = _files(patterns)
 
     def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         parsed = tf.io.parse_example(serialized, spec)
@@ -45,3 +44,16 @@ def read_examples(
     # The autotuner can stall for seconds at the end of a pass; parallelism is explicit instead.
     options.autotune.enabled = False
     return batches.with_options(options)
+
+
+def count_examples(patterns: list[str]) -> int:
+    """Number of examples in the files."""
+    files, compression = _files(patterns)
+    rows = tf.data.TFRecordDataset(files, compression, num_parallel_reads=2).batch(10_000)
+    return sum(int(tf.shape(batch)[0]) for batch in rows)
+
+
+def _files(patterns: list[str]) -> tuple[list[str], str]:
+    """The files behind the patterns, and their compression."""
+    files = sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
+    return files, "GZIP" if files and files[0].endswith(".gz") else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.trainer.config import TrainerSpec
-from components.trainer.input import read_examples
+from components.trainer.input import count_examples, read_examples
 from components.trainer.record import TrainingRecord
 from models.preprocessing import table_rows
 from models.ranker import Ranker
@@ -45,6 +46,7 @@ def run_fn(fn_args: FnArgs) -> None:
         spec.model,
         spec.balancer,
         spec.optimizer,
+        steps=spec.training.epochs * math.ceil(count_examples(fn_args.train_files) / spec.training.batch_size),
         seed=spec.training.seed,
         probe_every=spec.training.probe_every,
     )
