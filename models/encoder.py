@@ -87,7 +87,7 @@ class Encoder(keras.layers.Layer):
     def lookup(self, features: dict[str, tf.Tensor]) -> list[Lookup]:
         """The distinct ids of a batch, one `Lookup` per merged table."""
         lookups = []
-        for width, members in self._by_width:
+        for _, members in self._by_width:
             ids = [tf.reshape(features[f.name] + self.slots[f.table].offset, [-1]) for f in members]
             unique, positions = tf.unique(tf.concat(ids, axis=0))
             lookups.append(Lookup(unique, positions))
@@ -123,5 +123,3 @@ class Encoder(keras.layers.Layer):
     def call(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
         lookups = self.lookup(features)
         return self.embed(features, lookups, self.rows(lookups))
-
-

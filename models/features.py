@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal, TypeAlias, Union
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -98,10 +98,15 @@ class BucketedFeature(_Embedded):
     def table(self) -> str:
         return self.name
 
+    @property
+    def buckets(self) -> int:
+        """Number of buckets: one more than there are boundaries."""
+        return len(self.boundaries) + 1 if self.boundaries is not None else int(self.quantiles or 0)
 
-Feature = Annotated[
-    Union[IdFeature, IdListFeature, NumberFeature, BucketedFeature], Field(discriminator="kind")
-]
+
+Feature = Annotated[Union[IdFeature, IdListFeature, NumberFeature, BucketedFeature], Field(discriminator="kind")]
+
+EmbeddedFeature: TypeAlias = Union[IdFeature, IdListFeature, BucketedFeature]
 
 
 def check_features(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
@@ -110,15 +115,15 @@ def check_features(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
     Raises:
       ValueError: naming the feature.
     """
-    by_name = {}
+    by_name: dict[str, Feature] = {}
     for feature in features:
         if feature.name in by_name:
             raise ValueError(f"feature '{feature.name}' is listed twice")
         by_name[feature.name] = feature
     for feature in features:
-        shares = getattr(feature, "shares", None)
-        if shares is None:
+        if not isinstance(feature, (IdFeature, IdListFeature)) or feature.shares is None:
             continue
+        shares = feature.shares
         other = by_name.get(shares)
         if not isinstance(other, (IdFeature, IdListFeature)) or other.shares is not None:
             raise ValueError(

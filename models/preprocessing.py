@@ -7,7 +7,7 @@ one feature alone, so that a server can do the user's side once per request.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -17,7 +17,7 @@ from models.features import PADDING_ID, BucketedFeature, Feature, IdFeature, IdL
 
 _FEATURES = TypeAdapter(tuple[Feature, ...])
 
-Raw = tf.Tensor | tf.SparseTensor
+Raw: TypeAlias = tf.Tensor | tf.SparseTensor
 
 
 def features_to_json(features: tuple[Feature, ...]) -> str:
@@ -53,11 +53,12 @@ def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> d
     features = features_from_json(custom_config["features"])
     outputs: dict[str, tf.Tensor] = {}
     vocabularies: dict[str, tf.Tensor] = {}
+    owners = {f.name: f for f in features if isinstance(f, (IdFeature, IdListFeature))}
     # Owners of a table first: those that share it need its vocabulary.
     for feature in sorted(features, key=lambda f: getattr(f, "shares", None) is not None):
         raw = _sparse(inputs[feature.name])
         if isinstance(feature, (IdFeature, IdListFeature)):
-            owner = next(f for f in features if f.name == feature.table)
+            owner = owners[feature.table]
             outputs[feature.name] = _ids(feature, owner, raw, vocabularies)
         elif isinstance(feature, BucketedFeature):
             outputs[feature.name] = _buckets(feature, raw)
@@ -75,8 +76,7 @@ def table_rows(features: tuple[Feature, ...], transform: tft.TFTransformOutput) 
         if isinstance(feature, NumberFeature) or feature.table != feature.name:
             continue
         if isinstance(feature, BucketedFeature):
-            cuts = feature.boundaries if feature.boundaries is not None else range(feature.quantiles - 1)
-            rows[feature.name] = 2 + len(cuts)
+            rows[feature.name] = 1 + feature.buckets
         elif feature.hash_buckets:
             rows[feature.name] = 1 + feature.hash_buckets
         else:
@@ -87,7 +87,10 @@ def table_rows(features: tuple[Feature, ...], transform: tft.TFTransformOutput) 
 
 
 def _ids(
-    feature: IdFeature | IdListFeature, owner: Feature, raw: tf.SparseTensor, vocabularies: dict[str, tf.Tensor]
+    feature: IdFeature | IdListFeature,
+    owner: IdFeature | IdListFeature,
+    raw: tf.SparseTensor,
+    vocabularies: dict[str, tf.Tensor],
 ) -> tf.Tensor:
     raw = _keep(raw, tf.strings.length(raw.values) > 0)
     if owner.hash_buckets:

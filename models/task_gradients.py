@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import tensorflow as tf
 
 from models.balancing import Balancer, Needs, State, Weights
 
-Gradient = tf.Tensor
-Source = tf.Tensor | tf.Variable
+Gradient: TypeAlias = tf.Tensor
+Source: TypeAlias = tf.Tensor | tf.Variable
 
 
 class Balanced(NamedTuple):
@@ -117,9 +117,7 @@ def combine(per_task: list[list[Gradient | None]], weights: Weights) -> list[Gra
     return combined
 
 
-def _per_task(
-    tape: tf.GradientTape, losses: list[tf.Tensor], sources: Sequence[Source]
-) -> list[list[Gradient | None]]:
+def _per_task(tape: tf.GradientTape, losses: list[tf.Tensor], sources: Sequence[Source]) -> list[list[Gradient | None]]:
     return [_dense(tape.gradient(loss, sources)) for loss in losses]
 
 

@@ -18,7 +18,7 @@ class TaskConfig(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the task; its output is 'p' + name.")
     label: str = Field(description="Event that makes the label 1: a name under logs.events.")
-    joint: str | None = Field(None, description="Name of the product with the steps before; required but for the first.")
+    joint: str | None = Field(None, description="Name of the product with the steps before; not for the first step.")
 
 
 DEFAULT_TASKS = (
@@ -52,9 +52,7 @@ def outputs(tasks: tuple[TaskConfig, ...]) -> tuple[Output, ...]:
     For the default chain: pctr, pcvr (on clicked rows), pctcvr. A step's event only counts when the
     step before it happened, so a joint probability's label is the step's own.
     """
-    conditional = [
-        Output(t.name, t.label, tasks[i - 1].label if i else None) for i, t in enumerate(tasks)
-    ]
+    conditional = [Output(t.name, t.label, tasks[i - 1].label if i else None) for i, t in enumerate(tasks)]
     joint = [Output(t.joint, t.label, None) for t in tasks[1:] if t.joint]
     return tuple(conditional + joint)
 

@@ -118,7 +118,7 @@ class _Run:
         self._folder = folder
         self._reporter = reporter
         nodes = [n.pipeline_node for n in ir.nodes]
-        self._nodes = [n for n in nodes if only is None or n.node_info.id in only]
+        self._nodes = nodes if only is None else _with_upstream(nodes, only)
         for node in self._nodes:
             node.execution_options.caching_options.enable_cache &= use_cache
         self._deployment: local_deployment_config_pb2.LocalDeploymentConfig = (
@@ -272,6 +272,15 @@ def _interrupts_kept() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _with_upstream(nodes: list[pipeline_pb2.PipelineNode], names: Collection[str]) -> list[pipeline_pb2.PipelineNode]:
+    """The named nodes and all that they need, in the order of the pipeline."""
+    needed = set(names)
+    for node in reversed(nodes):
+        if node.node_info.id in needed:
+            needed.update(node.upstream_nodes)
+    return [node for node in nodes if node.node_info.id in needed]
 
 
 def user_error_in(error: BaseException) -> str | None:

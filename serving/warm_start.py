@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from models.features import BucketedFeature, Feature, NumberFeature
+from models.features import BucketedFeature, EmbeddedFeature, Feature, NumberFeature
 from models.preprocessing import features_to_json, vocabulary_name
 from models.ranker import Ranker
 from serving.signatures import DESCRIPTION
@@ -34,7 +34,8 @@ class Carried:
 
     def __str__(self) -> str:
         carried, total = (sum(n) for n in zip(*self.rows.values())) if self.rows else (0, 0)
-        text = f"{carried:,} of {total:,} embedding rows and {self.dense[0]} of {self.dense[1]} dense weights carried over"
+        dense, all_dense = self.dense
+        text = f"{carried:,} of {total:,} embedding rows and {dense} of {all_dense} dense weights carried over"
         return f"{text} ({self.reason})" if self.reason else text
 
 
@@ -81,7 +82,7 @@ def warm_start(
 
 
 def _matching_rows(
-    feature: Feature, transform: tft.TFTransformOutput, saved: Path, old_count: int, new_count: int
+    feature: EmbeddedFeature, transform: tft.TFTransformOutput, saved: Path, old_count: int, new_count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of the same meaning in the old and in the new table of a feature."""
     asset = saved / "assets" / vocabulary_name(feature.name)
@@ -122,4 +123,3 @@ def _carry_dense(
     for key in fitting:
         new[key].assign(reader.get_tensor(key))
     carried.dense = (len(fitting), len(new))
-

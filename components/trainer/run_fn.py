@@ -65,5 +65,6 @@ def run_fn(fn_args: FnArgs) -> None:
     record.seconds = time.monotonic() - started
     record.evaluation = {k: float(v) for k, v in ranker.evaluate(evaluation, verbose=0, return_dict=True).items()}
     record.write()
-    logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, json.dumps(record.evaluation))
+    losses = json.dumps(record.evaluation)
+    logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, losses)
     export(ranker, transform, spec.features, fn_args.serving_model_dir, model)

@@ -39,6 +39,4 @@ class EntireSpace(Heads):
         log_p = list(itertools.accumulate(tf.math.log_sigmoid(a) for a in logits))
         # The first step's complement is a plain sigmoid: exact also where its probability rounds to 1.
         log_not_p = [tf.math.log_sigmoid(-logits[0])] + [log1mexp(x) for x in log_p[1:]]
-        return [
-            (-(y * p + (1.0 - y) * q), tf.ones_like(y)) for y, p, q in zip(labels, log_p, log_not_p)
-        ]
+        return [(-(y * p + (1.0 - y) * q), tf.ones_like(y)) for y, p, q in zip(labels, log_p, log_not_p)]

@@ -43,7 +43,9 @@ def test_contract(balancer, tasks, scale):
         for w in weights:
             assert w.shape == [tasks] and w.dtype == tf.float32
             assert np.isfinite(w).all() and (w.numpy() >= 0).all()
-        assert {n: (s.shape, s.dtype) for n, s in new_state.items()} == {n: (s.shape, s.dtype) for n, s in state.items()}
+        assert {n: (s.shape, s.dtype) for n, s in new_state.items()} == {
+            n: (s.shape, s.dtype) for n, s in state.items()
+        }
         assert all(np.isfinite(s).all() for s in new_state.values())
         state = new_state
 
@@ -113,7 +115,9 @@ def test_uncertainty_comes_to_rest_at_the_minimum_of_the_objective(name):
     if balancer.variant == "kendall":
         best = minimize_scalar(lambda s: np.exp(-s) * loss + s / 2, bounds=(-10, 10), method="bounded").x
     else:
-        best = minimize_scalar(lambda s: loss / (2 * np.exp(s)) + np.log1p(np.exp(s)), bounds=(-10, 10), method="bounded").x
+        best = minimize_scalar(
+            lambda s: loss / (2 * np.exp(s)) + np.log1p(np.exp(s)), bounds=(-10, 10), method="bounded"
+        ).x
     state = None
     for step in range(400):
         _, state = run(balancer, [loss, loss], state=state, step=step)

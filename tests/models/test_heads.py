@@ -38,7 +38,9 @@ def test_entire_space_losses_are_cross_entropies_of_the_products_over_all_rows(t
     labels = chain_labels(rng, 64, len(tasks))
     heads = EntireSpaceConfig(name="entire_space").build(tasks, seed=0)
 
-    losses = heads.task_losses([tf.constant(a, tf.float32) for a in logits], [tf.constant(y, tf.float32) for y in labels])
+    losses = heads.task_losses(
+        [tf.constant(a, tf.float32) for a in logits], [tf.constant(y, tf.float32) for y in labels]
+    )
 
     product = np.cumprod([sigmoid(a) for a in logits], axis=0)
     expected = [bce(y, p).mean() for y, p in zip(labels, product)]
@@ -60,7 +62,9 @@ def test_plain_losses_are_over_the_rows_that_reached_the_step():
     np.testing.assert_allclose([float(x) for x in losses], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config", [EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")], ids=lambda c: c.name
+)
 def test_probabilities_multiply_down_the_funnel(config):
     logits = [tf.constant([-3.0, 0.0, 2.0]), tf.constant([1.0, -40.0, 40.0])]
     p = config.build(DEFAULT_TASKS, seed=0).probabilities(logits)
@@ -69,7 +73,9 @@ def test_probabilities_multiply_down_the_funnel(config):
     assert all(v.dtype == tf.float32 and v.shape == [3] for v in p.values())
 
 
-@pytest.mark.parametrize("config", [EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config", [EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")], ids=lambda c: c.name
+)
 def test_losses_and_gradients_are_finite_at_any_logit(config):
     extremes = [-1e4, -200.0, -30.0, -1e-8, 0.0, 1e-8, 30.0, 200.0, 1e4]
     a, b = (tf.constant(x.ravel(), tf.float32) for x in np.meshgrid(extremes, extremes))

@@ -55,7 +55,7 @@ def test_rows_that_were_not_looked_up_stay_as_they_were():
     ranker.fit(batch, verbose=0)
     for table, old, lookup in zip(ranker.encoder.tables, before, lookups):
         changed = np.flatnonzero((table.numpy() != old).any(axis=1))
-        assert 0 < len(changed) and set(changed) <= set(lookup.unique.numpy())
+        assert len(changed) > 0 and set(changed) <= set(lookup.unique.numpy())
         assert len(changed) < len(old)
 
 

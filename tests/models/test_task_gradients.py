@@ -30,7 +30,12 @@ TARGETS = np.array([[1.0, -1.0], [0.5, 2.0], [0.0, 1.0], [3.0, 0.2], [-2.0, 1.5]
 def problem():
     """Two tasks over a table [5, 3], a shared matrix, and a vector per task: L_k = mean((x W v_k - t_k)^2)."""
     rng = np.random.default_rng(0)
-    values = {"table": rng.normal(size=(5, 3)), "w": rng.normal(size=(3, 3)), "v0": rng.normal(size=3), "v1": rng.normal(size=3)}
+    values = {
+        "table": rng.normal(size=(5, 3)),
+        "w": rng.normal(size=(3, 3)),
+        "v0": rng.normal(size=3),
+        "v1": rng.normal(size=3),
+    }
     return values
 
 
@@ -44,7 +49,14 @@ def reference(values):
         table = np.zeros_like(values["table"])
         np.add.at(table, IDS, np.outer(residual, values["w"] @ v))
         own = (x @ values["w"]).T @ residual
-        gradients.append({"table": table, "w": np.outer(x.T @ residual, v), "v0": own if k == 0 else None, "v1": own if k == 1 else None})
+        gradients.append(
+            {
+                "table": table,
+                "w": np.outer(x.T @ residual, v),
+                "v0": own if k == 0 else None,
+                "v1": own if k == 1 else None,
+            }
+        )
     return gradients
 
 
@@ -65,8 +77,13 @@ def run(values, balancer, step=0, probe_every=0, penalty=None):
     @tf.function
     def go():
         return balanced_gradients(
-            forward, [rows, w, v0, v1], balancer, balancer.initial_state(("a", "b")),
-            step=tf.constant(step, tf.int64), seed=tf.zeros([2], tf.int32), probe_every=probe_every,
+            forward,
+            [rows, w, v0, v1],
+            balancer,
+            balancer.initial_state(("a", "b")),
+            step=tf.constant(step, tf.int64),
+            seed=tf.zeros([2], tf.int32),
+            probe_every=probe_every,
         )
 
     return go(), unique.numpy()
@@ -88,7 +105,9 @@ def test_shared_parameters_get_shared_weights_and_own_parameters_own_ones(proble
     balanced, unique = run(problem, Fixed(shared=(0.3, 2.0), own=(5.0, 7.0)))
     first, second = reference(problem)
     rows, w, v0, v1 = balanced.gradients
-    np.testing.assert_allclose(as_table(rows, unique), 0.3 * first["table"] + 2.0 * second["table"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        as_table(rows, unique), 0.3 * first["table"] + 2.0 * second["table"], rtol=1e-4, atol=1e-6
+    )
     np.testing.assert_allclose(w, 0.3 * first["w"] + 2.0 * second["w"], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(v0, 5.0 * first["v0"], rtol=1e-4)
     np.testing.assert_allclose(v1, 7.0 * second["v1"], rtol=1e-4)

@@ -137,7 +137,9 @@ def test_warm_start_moves_rows_with_their_tokens(exported, ranker, transform, la
     later = make_ranker(later_transform, seed=7)
     fresh = [t.numpy() for t in later.encoder.tables]
     carried = warm_start(later, later_transform, FEATURES, MODEL_JSON, exported)
-    old, new = ({t: i + 1 for i, t in enumerate(x.vocabulary_by_name("vocabulary_item"))} for x in (transform, later_transform))
+    old, new = (
+        {t: i + 1 for i, t in enumerate(x.vocabulary_by_name("vocabulary_item"))} for x in (transform, later_transform)
+    )
     old_slot, new_slot = ranker.encoder.slots["item"], later.encoder.slots["item"]
     old_table, new_table = ranker.encoder.tables[0].numpy(), later.encoder.tables[0].numpy()
     known = set(old) & set(new)
