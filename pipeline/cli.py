@@ -294,6 +294,7 @@ def schema(
             from google.protobuf import text_format
 
             from components.schema import infer_schema
+            from models.features import IdFeature, IdListFeature
             from pipeline.local_runner import run_pipeline
             from pipeline.pipeline import create_pipeline
             from pipeline.progress import reporter_for
@@ -308,7 +309,14 @@ def schema(
         with console.status("inferring the schema"):
             statistics = result.output("StatisticsGen", "statistics") / "Split-train" / "FeatureStats.pb"
             inferred = infer_schema(
-                tfdv.load_stats_binary(str(statistics)), labels=[task.label for task in settings.tasks]
+                tfdv.load_stats_binary(str(statistics)),
+                labels=[task.label for task in settings.tasks],
+                # Who says how to treat unknown ids expects some.
+                open_ended=[
+                    f.name
+                    for f in settings.features
+                    if isinstance(f, (IdFeature, IdListFeature)) and (f.vocabulary or f.hash_buckets or f.shares)
+                ],
             )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text_format.MessageToString(inferred), encoding="utf-8")

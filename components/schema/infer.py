@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
@@ -12,7 +12,10 @@ MIN_DOMAIN_MASS = 0.95
 
 
 def infer_schema(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList, labels: Sequence[str], keys: Sequence[str] = KEYS
+    statistics: statistics_pb2.DatasetFeatureStatisticsList,
+    labels: Sequence[str],
+    keys: Sequence[str] = KEYS,
+    open_ended: Collection[str] = (),
 ) -> schema_pb2.Schema:
     """Infers the schema of joined examples from the statistics of their training days.
 
@@ -25,6 +28,7 @@ def infer_schema(
       statistics: of one dataset.
       labels: names of the label columns.
       keys: columns that identify the row.
+      open_ended: columns whose values are never all known, however few there are so far: they get no domain.
 
     Returns:
       The schema, features in the order of their names, without shapes: every column is read as sparse.
@@ -40,7 +44,8 @@ def infer_schema(
             feature.int_domain.CopyFrom(schema_pb2.IntDomain(min=0, max=1))
         elif feature.name in keys:
             feature.presence.CopyFrom(schema_pb2.FeaturePresence(min_count=1))
-        _set_domain(feature, is_id=feature.name in keys or _id_like(feature.name))
+        is_id = feature.name in keys or feature.name in open_ended or _id_like(feature.name)
+        _set_domain(feature, is_id=is_id)
     used = {feature.domain for feature in schema.feature}
     domains = [domain for domain in schema.string_domain if domain.name in used]
     del schema.string_domain[:]

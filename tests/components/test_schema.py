@@ -116,3 +116,11 @@ def test_wrong_schema_is_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         run(tmp_path, text)
     assert not list((tmp_path / "schema").iterdir())
+
+
+def test_columns_with_an_open_end_get_no_domain():
+    statistics = statistics_of(columns())
+    schema = infer_schema(statistics, labels=["click", "purchase"], open_ended=["device"])
+    domains = {f.name: f.domain for f in schema.feature}
+    assert domains["device"] == "" and domains["gender"] == "gender"
+    assert "device" not in [d.name for d in schema.string_domain]
