@@ -33,7 +33,8 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.append(str(Path(__file__).parent))
 from small_shop import CONFIG, FIRST_RUN, NEXT_DAY, Done, Shop, files, linked, open_shop  # noqa: E402
 
-pytestmark = pytest.mark.slow
+# The limit of a test holds for the runs in its fixtures too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "Baseline", "CuratedSchema", "LogExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer",
