@@ -134,9 +134,9 @@ def reporter_for(console: Console, *, live: bool = True) -> Reporter:
     return LiveTable(console) if live and console.is_terminal else PlainLines(console)
 
 
-def say(console: Console, name: str, text: str) -> None:
-    """Prints a named value. Long ones are not broken, so that paths can be copied."""
-    console.print(Text.assemble((f"{name:<16} ", "dim"), text), soft_wrap=True)
+def say(console: Console, name: str, text: str, width: int = 16) -> None:
+    """Prints a named value, the name in `width` columns. Long ones are not broken, so that paths can be copied."""
+    console.print(Text.assemble((f"{name:<{width}} ", "dim"), text), soft_wrap=True)
 
 
 def days_text(first: date, last: date) -> str:

@@ -202,13 +202,22 @@ def _decision(verdict: Verdict) -> str:
     return f"version {verdict.version} did not go into service; {stays}"
 
 
+_FEATURES_SHOWN = 14
+
+
 def _print_prediction(prediction: ServedPrediction, console: Console) -> None:
     console.print(
         "a served prediction, by the signature 'predict' on a row of the evaluation days", style="bold", highlight=False
     )
-    for name, values in prediction.row.items():
-        say(console, name, _shown(values, console.width - 17))
-    say(console, "labels", ", ".join(f"{name} {value}" for name, value in prediction.labels.items()))
+    row = list(prediction.row.items())
+    # A row of a few dozen features would push the results off the screen.
+    shown = row if len(row) <= _FEATURES_SHOWN else row[: _FEATURES_SHOWN - 1]
+    width = max(16, *(len(name) for name, _ in shown))
+    for name, values in shown:
+        say(console, name, _shown(values, console.width - width - 1), width)
+    if len(shown) < len(row):
+        say(console, "…", f"and {len(row) - len(shown)} more features", width)
+    say(console, "labels", ", ".join(f"{name} {value}" for name, value in prediction.labels.items()), width)
     console.print()
     scores = "   ".join(f"{name} {value:.6f}" for name, value in prediction.probabilities.items())
     console.print(f"[bold green]{scores}[/bold green]", highlight=False)

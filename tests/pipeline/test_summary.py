@@ -167,3 +167,12 @@ def test_predict_passes_raw_values_and_missing_ones(tmp_path, row, expected):
     tf.saved_model.save(model, str(tmp_path), signatures={"predict": model.predict})
     names = ["pctr", "pcvr", "puser", "pband"]
     assert list(predict(tmp_path, FEATURES, row, names).values()) == pytest.approx(expected)
+
+
+def test_a_row_of_many_features_is_cut_short():
+    row = {f"feature_{i:02}_with_a_long_name": [float(i)] for i in range(30)}
+    lines = rendered(replace(SUMMARY, prediction=replace(SUMMARY.prediction, row=row))).splitlines()
+    shown = [line for line in lines if line.startswith("feature_")]
+    assert len(shown) == 13 and {line.split()[0] for line in shown} == set(list(row)[:13])
+    assert {line.rindex(" ") + 1 for line in shown} == {len("feature_00_with_a_long_name ")}
+    assert any("and 17 more features" in line for line in lines)
