@@ -61,7 +61,10 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=1000, help="bootstrap replicates")
     arguments = parser.parse_args()
     console = Console(stderr=True, highlight=False)
+    # The same machine prints the same figures again.
+    tf.config.experimental.enable_op_determinism()
 
+    console.print(f"joining and transforming {arguments.source}, minutes where {arguments.work} does not have it yet")
     convert(arguments.source, arguments.work / "logs")
     config = load(CONFIG, logs=arguments.work / "logs")
     train_files, transform, train, evaluation = prepare(config, arguments.work)
