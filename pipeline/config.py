@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from components.evaluator.config import EvaluationConfig, Gate
+from components.evaluator.config import EvaluationConfig, Gate, check_gates
 from components.example_validator.config import ValidationConfig
 from components.log_example_gen.config import AttributionConfig, LogsConfig, WindowConfig
 from components.trainer.config import TrainingConfig
@@ -19,7 +19,7 @@ from models.features import Feature, check_features
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
 from models.section import Section, UserError
-from models.tasks import DEFAULT_TASKS, TaskConfig, check_tasks, outputs
+from models.tasks import DEFAULT_TASKS, TaskConfig, check_tasks
 
 
 class ConfigError(UserError):
@@ -84,13 +84,10 @@ class Config(Section):
                 f"got {', '.join(self.attribution.windows)}"
             )
         names = {f.name for f in self.features}
-        known = {o.task for o in outputs(self.tasks)}
         for label in (*labels, "event_time"):
             if label in names:
                 raise ValueError(f"features: '{label}' is the name of a label or key, expected another name")
-        for i, gate in enumerate(self.gates):
-            if gate.task not in known:
-                raise ValueError(f"gates[{i}].task: expected one of {', '.join(sorted(known))}, got '{gate.task}'")
+        check_gates(self.gates, self.tasks)
         for columns in self.evaluation.slices:
             for column in columns:
                 if column not in names:

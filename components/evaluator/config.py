@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, model_validator
 
-from models.section import Section
+from models.section import Section, UserError
+from models.tasks import TaskConfig, outputs
 
 Metric = Literal["auc", "log_loss", "calibration"]
 
@@ -44,3 +45,20 @@ class Gate(Section):
         if self.metric == "calibration" and self.not_worse_by is not None:
             raise ValueError("calibration is best at 1, neither high nor low: expected at_least and at_most")
         return self
+
+
+def check_gates(gates: tuple[Gate, ...], tasks: tuple[TaskConfig, ...]) -> tuple[Gate, ...]:
+    """Refuses gates on unknown probabilities, and two on the same metric.
+
+    Raises:
+      UserError: naming the gate.
+    """
+    known = [o.task for o in outputs(tasks)]
+    seen: set[tuple[str, str]] = set()
+    for i, gate in enumerate(gates):
+        if gate.task not in known:
+            raise UserError(f"gates[{i}].task: expected one of {', '.join(known)}, got '{gate.task}'")
+        if (gate.task, gate.metric) in seen:
+            raise UserError(f"gates[{i}]: {gate.task} {gate.metric} has a gate already; put its rules into that one")
+        seen.add((gate.task, gate.metric))
+    return gates

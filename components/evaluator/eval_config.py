@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.config import EvaluationConfig, Gate
-from models.section import UserError
+from components.evaluator.config import EvaluationConfig, Gate, check_gates
 from models.tasks import TaskConfig, outputs
 
 METRICS = (
@@ -35,14 +34,7 @@ def build_eval_config(
       UserError: naming the gate that repeats another or is about an unknown task.
     """
     chain = outputs(tasks)
-    by_metric: dict[tuple[str, str], Gate] = {}
-    for i, gate in enumerate(gates):
-        if gate.task not in [o.task for o in chain]:
-            expected = ", ".join(o.task for o in chain)
-            raise UserError(f"gates[{i}].task: expected one of {expected}, got '{gate.task}'")
-        if (gate.task, gate.metric) in by_metric:
-            raise UserError(f"gates[{i}]: {gate.task} {gate.metric} has a gate already; put its rules into that one")
-        by_metric[gate.task, gate.metric] = gate
+    by_metric: dict[tuple[str, str], Gate] = {(g.task, g.metric): g for g in check_gates(tuple(gates), tasks)}
     if not any(gate.is_floor for gate in gates):
         first = (chain[0].task, "auc")
         margin = by_metric[first].not_worse_by if first in by_metric else None

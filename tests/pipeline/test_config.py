@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
-from pipeline.config import ConfigError, load
+from pipeline.config import ConfigError, json_schema, load
+
+CONFIGS = Path(__file__).resolve().parents[2] / "pipeline" / "configs"
 
 CONFIG = {
     "name": "shop",
@@ -36,3 +41,131 @@ def test_numbers_with_an_exponent(file, number):
 def test_text_is_no_number(file, text):
     with pytest.raises(ConfigError, match="optimizer.dense.learning_rate: expected a valid number, got"):
         load(file, overrides=(f"optimizer.dense.learning_rate={text}",))
+
+
+MISTAKES = {
+    "unknown key": ("training.epoch=2", r"training\.epoch: unknown key, .* got 2"),
+    "unknown section": ("trainer.epochs=2", r"trainer: unknown key"),
+    "wrong type": ("training.epochs=two", r"training\.epochs: expected a valid integer, got \"two\""),
+    "number as text": ("training.batch_size='512'", r"training\.batch_size: expected a valid integer, got \"512\""),
+    "out of range": ("training.batch_size=0", r"training\.batch_size: expected greater than 0, got 0"),
+    "no such kind": ("features.0.kind=word", r"features\[0\]\.kind: expected one of .*'id_list'.*, got 'word'"),
+    "no such trunk": (
+        "model.trunk={name: tree}",
+        r"model\.trunk\.name: expected one of .*'shared_bottom'.*, got 'tree'",
+    ),
+    "no such preset": ("model.preset=dlrm", r"model: preset: expected one of esmm, shared_bottom, got 'dlrm'"),
+    "no such balancer": ("balancer.name=coin", r"balancer\.name: expected one of .*'uncertainty'.*, got 'coin'"),
+    "weights of no task": ("balancer={name: static, weights: {buy: 2}}", r"balancer\.weights: expected names of tasks"),
+    "not a duration": (
+        "attribution.windows.click=soon",
+        r"attribution\.windows\.click: expected a duration .*got \"soon\"",
+    ),
+    "window of no event": (
+        "attribution.windows={click: 1h}",
+        r"attribution\.windows: expected a window for each event",
+    ),
+    "tasks beside the events": (
+        "tasks=[{name: ctr, label: click}, {name: cvr, label: order, joint: ctcvr}]",
+        r"tasks: expected one task per event of logs\.events, in that order \(click, purchase\), got labels click, order",
+    ),
+    "a chain of one": ("tasks=[{name: ctr, label: click}]", r"tasks: expected a chain of at least 2 tasks, got 1"),
+    "path without a day": (
+        "logs.exposures.path=exposures/*.csv",
+        r"logs\.exposures\.path: expected '\{date\}'",
+    ),
+    "unknown zone": ("logs.timezone=Mars/Olympus", r"timezone: expected a name such as .*, got 'Mars/Olympus'"),
+    "not a day": ("window.last_day=yesterday", r"window\.last_day"),
+    "repeated feature": (
+        "features=[{name: a, kind: id, side: user}, {name: a, kind: number, side: user}]",
+        r"features: feature 'a' is listed twice",
+    ),
+    "shares nothing": (
+        "features.1={name: history, kind: id_list, side: user, max_length: 3, shares: item}",
+        r"features: feature 'history' shares 'item', expected the name of an id",
+    ),
+    "two ways to rows": (
+        "features.0={name: a, kind: id, side: user, hash_buckets: 5, shares: b}",
+        r"features\[0\]: expected at most one of vocabulary, hash_buckets and shares, got hash_buckets, shares",
+    ),
+    "no way to cut": (
+        "features.0={name: a, kind: bucketed, side: user}",
+        r"expected exactly one of boundaries and quantiles",
+    ),
+    "feature named as a label": (
+        "features.0={name: click, kind: id, side: user}",
+        r"features: 'click' is the name of a label or key",
+    ),
+    "gate on no task": (
+        "gates=[{task: cpr, metric: auc, at_least: 0.5}]",
+        r"gates\[0\]\.task: expected one of ctr, cvr, ctcvr",
+    ),
+    "two gates on one metric": (
+        "gates=[{task: ctr, metric: auc, at_least: 0.5}, {task: ctr, metric: auc, not_worse_by: 0.1}]",
+        r"gates\[1\]: ctr auc has a gate already",
+    ),
+    "slice by no feature": ("evaluation.slices=[[tab]]", r"evaluation\.slices: expected names of features, got 'tab'"),
+    "drift of no feature": ("validation.drift={tab: 0.1}", r"validation\.drift: expected names of features, got 'tab'"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistakes_name_the_key_what_was_expected_and_what_came(file, override, message):
+    raw = yaml.safe_load(file.read_text())
+    if override.startswith("features.1="):
+        raw["features"].append({"name": "b", "kind": "id", "side": "user"})
+        file.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(file, overrides=(override,))
+    assert str(file) in str(caught.value)
+
+
+def test_all_mistakes_are_told_at_once(file):
+    with pytest.raises(ConfigError, match="2 mistake") as caught:
+        load(file, overrides=("training.epochs=0", "optimizer.clip_norm=-1"))
+    assert "training.epochs" in str(caught.value) and "optimizer.clip_norm" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a list", "expected a mapping of sections, got list"), ("a: [1", "not valid YAML"), ("", "expected a mapping")],
+)
+def test_a_file_that_is_no_configuration(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path / "c.yaml")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load(tmp_path / "c.yaml")
+
+
+def test_paths_are_relative_to_the_file_and_logs_to_the_working_directory(file, monkeypatch, tmp_path):
+    config = load(file)
+    assert config.logs.root == str(tmp_path.resolve()) and config.validation.schema_path == str(
+        tmp_path / "schema.pbtxt"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load(file, logs="here").logs.root == str(tmp_path / "elsewhere" / "here")
+
+
+def test_configuration_is_frozen(file):
+    with pytest.raises(ValueError, match="frozen"):
+        load(file).training.epochs = 3
+
+
+def test_a_preset_can_be_changed_part_by_part(file):
+    config = load(file, overrides=("model.heads={name: plain, tower: [8]}",))
+    assert config.model.trunk.name == "embeddings_only"
+    assert (config.model.heads.name, config.model.heads.tower) == ("plain", (8,))
+
+
+def test_schema_accepts_the_shipped_configurations():
+    jsonschema = pytest.importorskip("jsonschema")
+    for name in ("demo", "kuairand"):
+        raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        jsonschema.validate(json.loads(json.dumps(raw, default=str)), json_schema())
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(raw | {"modell": {}}, json_schema())
