@@ -67,7 +67,7 @@ MISTAKES = {
     ),
     "tasks beside the events": (
         "tasks=[{name: ctr, label: click}, {name: cvr, label: order, joint: ctcvr}]",
-        r"tasks: expected one task per event of logs\.events, in that order \(click, purchase\), got labels click, order",
+        r"tasks: expected one task per event .*, in that order \(click, purchase\), got labels click, order",
     ),
     "a chain of one": ("tasks=[{name: ctr, label: click}]", r"tasks: expected a chain of at least 2 tasks, got 1"),
     "path without a day": (
