@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from components.evaluator import TaskMetrics, read_summary
 from components.promotion import Verdict, read_verdict
-from models.features import Feature, IdListFeature
+from models.features import Feature
 from models.tasks import outputs as chain_outputs
 from pipeline.config import Config
 from pipeline.local_runner import RunResult
@@ -51,6 +52,7 @@ class Summary:
       model_name: name of the model in the repository.
       served: version in service now, None for none.
       prediction: by that version, None without one.
+      warm_start: what was carried over from the model in service.
       places: what is where.
     """
 
@@ -61,6 +63,7 @@ class Summary:
     model_name: str
     served: Version | None
     prediction: ServedPrediction | None
+    warm_start: str
     places: dict[str, Path]
 
 
@@ -74,7 +77,8 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
         example = first_example(result.output("LogExampleGen", "examples") / "Split-eval")
         row, labels = raw_row(example, config.features, [t.label for t in config.tasks])
         names = [o.name for o in chain_outputs(config.tasks)]
-        prediction = ServedPrediction(row, labels, predict(served.path, config.features, row, names))
+        prediction = ServedPrediction(row, labels, predict(served.path, row, names))
+    training = result.output("Trainer", "model_run")
     return Summary(
         result=result,
         candidate=read_summary(str(evaluation)),
@@ -83,11 +87,12 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
         model_name=config.serving.model_name,
         served=served,
         prediction=prediction,
+        warm_start=json.loads((training / "training.json").read_text(encoding="utf-8"))["warm_start"],
         places={
             "model repository": repository.path,
             "evaluation": evaluation,
             "reconciliation": result.output("LogExampleGen", "report"),
-            "training": result.output("Trainer", "model_run"),
+            "training": training,
             "logs": result.logs,
         },
     )
@@ -123,20 +128,21 @@ def raw_row(
     return {f.name: values(f.name) for f in features}, {label: int((values(label) or [0])[0]) for label in labels}
 
 
-def predict(model: Path, features: tuple[Feature, ...], row: dict[str, RawValue], names: list[str]) -> dict[str, float]:
-    """Scores one row with the `predict` signature of a SavedModel, which takes raw columns and knows '' and NaN."""
+def predict(model: Path, row: dict[str, RawValue], names: list[str]) -> dict[str, float]:
+    """Scores one row with the `predict` signature of a SavedModel, which takes raw columns and knows '' and NaN.
+
+    The model in service may be of an earlier configuration: a feature that it wants and the row lacks is missing, and
+    an output among `names` that it does not have is left out.
+    """
     import tensorflow as tf
 
     signature = tf.saved_model.load(str(model)).signatures["predict"]
-    wanted = signature.structured_input_signature[1]
     columns = {}
-    for feature in features:
-        dtype = wanted[feature.name].dtype
-        column: RawValue = row[feature.name] or ([""] if dtype == tf.string else [math.nan])
-        is_list = isinstance(feature, IdListFeature)
-        columns[feature.name] = tf.constant([column] if is_list else column[:1], dtype)
+    for name, wanted in signature.structured_input_signature[1].items():
+        column: RawValue = row.get(name) or ([""] if wanted.dtype == tf.string else [math.nan])
+        columns[name] = tf.constant([column] if wanted.shape.rank == 2 else column[:1], wanted.dtype)
     scores = signature(**columns)
-    return {name: float(np.asarray(scores[name])[0]) for name in names}
+    return {name: float(np.asarray(scores[name])[0]) for name in names if name in scores}
 
 
 def render(summary: Summary, console: Console) -> None:
@@ -163,6 +169,7 @@ def render(summary: Summary, console: Console) -> None:
     else:
         say(console, "in service", f"{summary.model_name}, version {summary.served.number}")
         say(console, "", str(summary.served.path))
+    say(console, "warm start", summary.warm_start)
     for name, place in summary.places.items():
         say(console, name, str(place))
     if summary.prediction is not None:

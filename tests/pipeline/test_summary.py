@@ -57,6 +57,7 @@ SUMMARY = Summary(
         {"click": 1, "purchase": 0},
         {"pctr": 0.0625, "pcvr": 0.5, "pctcvr": 0.03125},
     ),
+    warm_start="12 of 20 embedding rows and 4 of 4 dense weights carried over",
     places={"evaluation": LONG},
 )
 
@@ -166,7 +167,10 @@ def test_predict_passes_raw_values_and_missing_ones(tmp_path, row, expected):
     model = Model()
     tf.saved_model.save(model, str(tmp_path), signatures={"predict": model.predict})
     names = ["pctr", "pcvr", "puser", "pband"]
-    assert list(predict(tmp_path, FEATURES, row, names).values()) == pytest.approx(expected)
+    assert list(predict(tmp_path, row, names).values()) == pytest.approx(expected)
+    # Of an earlier configuration: the model knows neither the row's new feature nor the new output.
+    later = predict(tmp_path, row | {"new": [1.0]}, [*names, "pother"])
+    assert list(later.values()) == pytest.approx(expected)
 
 
 def test_a_row_of_many_features_is_cut_short():
