@@ -37,13 +37,21 @@ class TrainingRecord(keras.callbacks.Callback):
             self._observe(logs or {})
         self.steps += 1
 
-    def _observe(self, losses: dict[str, float]) -> None:
+    def refuse_divergence(self, losses: dict[str, float]) -> None:
+        """Stops a training run whose losses are no longer numbers.
+
+        Raises:
+          UserError: naming the loss and the step.
+        """
         bad = [name for name, value in losses.items() if not np.isfinite(value)]
         if bad:
             raise UserError(
                 f"training diverged: {bad[0]} is {losses[bad[0]]} at step {self.steps}; a smaller "
                 f"optimizer.dense.learning_rate or optimizer.embedding.learning_rate, or optimizer.clip_norm, may help"
             )
+
+    def _observe(self, losses: dict[str, float]) -> None:
+        self.refuse_divergence(losses)
         names = [t.name for t in self.model.tasks]
         gram = self.model.last_gram.numpy().astype(np.float64)
         norms = np.sqrt(np.diag(gram))

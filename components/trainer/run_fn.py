@@ -64,6 +64,7 @@ def run_fn(fn_args: FnArgs) -> None:
     ranker.fit(train, epochs=spec.training.epochs, callbacks=[record], verbose=0)
     record.seconds = time.monotonic() - started
     record.evaluation = {k: float(v) for k, v in ranker.evaluate(evaluation, verbose=0, return_dict=True).items()}
+    record.refuse_divergence(record.evaluation)
     record.write()
     losses = json.dumps(record.evaluation)
     logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, losses)
