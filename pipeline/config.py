@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -192,7 +192,7 @@ def _explain(error: Any) -> str:
     shown = json.dumps(came, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     if kind == "extra_forbidden":
-        return f"{path}: unknown key, expected one of the section's keys, got {shown}"
+        return f"{path}: unknown key, expected one of {', '.join(_keys(error['loc'][:-1]))}"
     if kind == "missing":
         return f"{path}: required, but not given"
     if kind in ("union_tag_invalid", "literal_error"):
@@ -208,3 +208,21 @@ def _explain(error: Any) -> str:
         return f"{path}: {message}{with_value}" if path else f"{message}{with_value}"
     message = error["msg"].replace("Input should be", "expected")
     return f"{path}: {message}, got {shown}"
+
+
+def _keys(location: tuple[int | str, ...]) -> list[str]:
+    """Keys that the section at a location may have."""
+    sections: list[type[Section]] = [Config]
+    for part in location:
+        fields = [(f.alias or name, f.annotation, s) for s in sections for name, f in s.model_fields.items()]
+        below = [s for name, annotation, _ in fields if name == part for s in _sections_in(annotation)]
+        # A part that names no field is the tag of a kind, the number in a list or the key of a mapping.
+        tagged = [s for _, annotation, s in fields if part in get_args(annotation)]
+        sections = below or tagged or sections
+    return list(dict.fromkeys(f.alias or name for s in sections for name, f in s.model_fields.items()))
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [s for inner in get_args(annotation) for s in _sections_in(inner)]

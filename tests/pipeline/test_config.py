@@ -44,8 +44,16 @@ def test_text_is_no_number(file, text):
 
 
 MISTAKES = {
-    "unknown key": ("training.epoch=2", r"training\.epoch: unknown key, .* got 2"),
-    "unknown section": ("trainer.epochs=2", r"trainer: unknown key"),
+    "unknown key": ("training.epoch=2", r"training\.epoch: unknown key, expected one of epochs, batch_size, seed"),
+    "unknown section": ("trainer.epochs=2", r"trainer: unknown key, expected one of name, logs, attribution"),
+    "unknown key of a kind": (
+        "features.0.scaling=none",
+        r"features\[0\]\.scaling: unknown key, .* vocabulary, hash_buckets",
+    ),
+    "unknown key of a log": (
+        "logs.events.click.colums={}",
+        r"logs\.events\.click\.colums: .* path, format, time_unit, columns$",
+    ),
     "wrong type": ("training.epochs=two", r"training\.epochs: expected a valid integer, got \"two\""),
     "number as text": ("training.batch_size='512'", r"training\.batch_size: expected a valid integer, got \"512\""),
     "out of range": ("training.batch_size=0", r"training\.batch_size: expected greater than 0, got 0"),
