@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -171,7 +172,6 @@ def test_a_preset_can_be_changed_part_by_part(file):
 
 
 def test_schema_accepts_the_shipped_configurations():
-    jsonschema = pytest.importorskip("jsonschema")
     for name in ("demo", "kuairand"):
         raw = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
         jsonschema.validate(json.loads(json.dumps(raw, default=str)), json_schema())
