@@ -86,8 +86,10 @@ def _matching_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of the same meaning in the old and in the new table of a feature."""
     asset = saved / "assets" / vocabulary_name(feature.name)
-    if isinstance(feature, BucketedFeature) or feature.hash_buckets or not asset.exists():
-        same = np.arange(new_count if old_count == new_count else 0)
+    by_number = isinstance(feature, BucketedFeature) or bool(feature.hash_buckets)
+    if by_number or not asset.exists():
+        # A row that stood for a token then and for a number now, or the reverse, means something else.
+        same = np.arange(new_count if by_number and not asset.exists() and old_count == new_count else 0)
         return same, same
     old = {token: i for i, token in enumerate(asset.read_bytes().splitlines())}
     new = transform.vocabulary_by_name(vocabulary_name(feature.name))

@@ -162,3 +162,13 @@ def test_warm_start_leaves_dense_weights_alone_when_features_change(exported, tr
     assert carried.dense[0] == 0 and carried.reason == "the configuration of the features has changed"
     assert all(np.array_equal(a, b) for a, b in zip(before, other.trunk.trainable_variables))
     assert carried.rows["user"][0] == carried.rows["user"][1]
+
+
+def test_warm_start_carries_nothing_between_a_vocabulary_and_hashing(exported, transform):
+    rows = table_rows(FEATURES, transform)["user"]
+    hashed = tuple(
+        f.model_copy(update={"vocabulary": None, "hash_buckets": rows - 1}) if f.name == "user" else f for f in FEATURES
+    )
+    assert table_rows(hashed, transform)["user"] == rows  # as many rows, of another meaning
+    carried = warm_start(make_ranker(transform, features=hashed), transform, hashed, MODEL_JSON, exported)
+    assert carried.rows["user"] == (0, rows) and carried.rows["seller"] == (6, 6)
