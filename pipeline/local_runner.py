@@ -6,6 +6,7 @@ import collections
 import contextlib
 import re
 import signal
+import sys
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -102,7 +103,12 @@ def run_pipeline(
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: root.run_id})
     run = _Run(ir, root, reporter or Silent(), use_cache, only)
-    return run.execute()
+    # TFX parses this process's arguments as flags of absl's in every component with Beam, and would take '-v' for one.
+    arguments, sys.argv = sys.argv, sys.argv[:1]
+    try:
+        return run.execute()
+    finally:
+        sys.argv = arguments
 
 
 class _Run:

@@ -13,7 +13,7 @@ from tfx.orchestration import metadata
 
 from models.section import UserError
 from pipeline.local_runner import ComponentFailed, run_pipeline, user_error_in
-from pipeline.progress import ComponentRun
+from pipeline.progress import ComponentRun, Silent
 from pipeline.run_folder import RootInUse, RunFolder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -224,3 +224,15 @@ def test_only_some_components(tmp_path, control):
     # And what they need.
     assert [c.name for c in run(tmp_path, only=("Second",)).components] == ["First", "Second"]
     assert states(run(tmp_path)) == ["cached", "cached", "done"]
+
+
+def test_arguments_of_the_command_line_are_kept_from_tfx(tmp_path, control, monkeypatch):
+    seen = []
+
+    class Watching(Silent):
+        def start(self, names):
+            seen.append(list(sys.argv))
+
+    monkeypatch.setattr(sys, "argv", ["seesaw", "run", "-v"])
+    run(tmp_path, reporter=Watching())
+    assert (seen, sys.argv) == ([["seesaw"]], ["seesaw", "run", "-v"])
