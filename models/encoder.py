@@ -97,13 +97,21 @@ class Encoder(keras.layers.Layer):
         """The embedding rows [U, width] of each look-up: what gradients are taken with respect to."""
         return [tf.gather(table, lookup.unique) for table, lookup in zip(self.tables, lookups)]
 
-    def embed(self, features: dict[str, tf.Tensor], lookups: list[Lookup], rows: list[tf.Tensor]) -> tf.Tensor:
-        """The embedded input [batch, width] made of gathered rows and numbers."""
+    def embed(
+        self, features: dict[str, tf.Tensor], gathered: list[tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """The embedded input [batch, width].
+
+        Args:
+          features: the transformed features.
+          gathered: per merged table, the embedding [N, width] of every id of the batch, feature by feature.
+          training: whether dropout is on.
+        """
         parts: list[tf.Tensor] = []
-        for (width, members), lookup, gathered in zip(self._by_width, lookups, rows):
+        for (width, members), values_of_all in zip(self._by_width, gathered):
             lengths = [f.max_length if isinstance(f, IdListFeature) else 1 for f in members]
             batch = tf.shape(features[members[0].name])[0]
-            embedded = tf.split(tf.gather(gathered, lookup.positions), [batch * n for n in lengths])
+            embedded = tf.split(values_of_all, [batch * n for n in lengths])
             for feature, values, length in zip(members, embedded, lengths):
                 if isinstance(feature, IdListFeature):
                     values = self._pool(feature, features[feature.name], tf.reshape(values, [batch, length, width]))
@@ -120,6 +128,7 @@ class Encoder(keras.layers.Layer):
             return summed
         return summed / tf.maximum(tf.reduce_sum(mask, axis=1, keepdims=True), 1.0)
 
-    def call(self, features: dict[str, tf.Tensor]) -> tf.Tensor:
+    def call(self, features: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         lookups = self.lookup(features)
-        return self.embed(features, lookups, self.rows(lookups))
+        gathered = [tf.gather(rows, lookup.positions) for rows, lookup in zip(self.rows(lookups), lookups)]
+        return self.embed(features, gathered, training)

@@ -7,10 +7,20 @@ from typing import Annotated, Union
 
 from pydantic import Field
 
-from models.balancing.base import Balancer, Needs, State, Weights
+from models.balancing.base import Balancer, GramBalancer, Needs, Run, State, Weights
 from models.balancing.static import Static
 from models.balancing.uncertainty import Uncertainty
 
 AnyBalancer = Annotated[Union[Static, Uncertainty], Field(discriminator="name")]
 
-__all__ = ["AnyBalancer", "Balancer", "Needs", "State", "Static", "Uncertainty", "Weights"]
+__all__ = [
+    "AnyBalancer",
+    "Balancer",
+    "GramBalancer",
+    "Needs",
+    "Run",
+    "State",
+    "Static",
+    "Uncertainty",
+    "Weights",
+]

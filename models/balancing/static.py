@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import tensorflow as tf
 from pydantic import Field, model_validator
 
-from models.balancing.base import Balancer, Needs, State, Weights
+from models.balancing.base import Balancer, Needs, Run, State, Weights
 
 
 class Static(Balancer):
@@ -28,20 +28,15 @@ class Static(Balancer):
                 raise ValueError(f"weights.{task}: expected a number >= 0, got {weight}")
         return self
 
-    def initial_state(self, tasks: tuple[str, ...]) -> State:
-        self.check_tasks(tasks)
-        given = self.weights or {}
-        return {"weights": tf.constant([given.get(t, 1.0) for t in tasks], tf.float32)}
-
     def check_tasks(self, tasks: tuple[str, ...]) -> None:
-        """Refuses weights of tasks that are not there.
-
-        Raises:
-          ValueError: naming the task.
-        """
         unknown = sorted(set(self.weights or {}) - set(tasks))
         if unknown:
             raise ValueError(f"weights: expected names of tasks ({', '.join(tasks)}), got '{unknown[0]}'")
+
+    def initial_state(self, run: Run) -> State:
+        self.check_tasks(run.tasks)
+        given = self.weights or {}
+        return {"weights": tf.constant([given.get(t, 1.0) for t in run.tasks], tf.float32)}
 
     def weigh(
         self, losses: tf.Tensor, gram: tf.Tensor, state: State, *, step: tf.Tensor, seed: tf.Tensor

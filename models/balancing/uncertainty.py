@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import tensorflow as tf
 from pydantic import Field, PositiveFloat
 
-from models.balancing.base import Balancer, Needs, State, Weights
+from models.balancing.base import Balancer, Needs, Run, State, Weights
 
 
 class Uncertainty(Balancer):
@@ -21,7 +21,7 @@ class Uncertainty(Balancer):
     never negative.
 
     Example:
-      >>> Uncertainty(name="uncertainty").initial_state(("ctr", "cvr"))["log_variance"].numpy().tolist()
+      >>> Uncertainty(name="uncertainty").initial_state(Run(("ctr", "cvr")))["log_variance"].numpy().tolist()
       [0.0, 0.0]
 
     Reference: Kendall, Gal, Cipolla. Multi-Task Learning Using Uncertainty to Weigh Losses. CVPR 2018.
@@ -37,8 +37,8 @@ class Uncertainty(Balancer):
     learning_rate: PositiveFloat = Field(0.01, description="Step size of the log-variances.")
     bound: PositiveFloat = Field(4.0, description="Log-variances stay in [-bound, bound].")
 
-    def initial_state(self, tasks: tuple[str, ...]) -> State:
-        return {"log_variance": tf.zeros([len(tasks)], tf.float32)}
+    def initial_state(self, run: Run) -> State:
+        return {"log_variance": tf.zeros([len(run.tasks)], tf.float32)}
 
     def weigh(
         self, losses: tf.Tensor, gram: tf.Tensor, state: State, *, step: tf.Tensor, seed: tf.Tensor

@@ -38,13 +38,31 @@ class DenseStack(Section):
         return keras.Sequential(layers, name=name)
 
 
+class Observations:
+    """What a forward pass notes beside its result, for the record of the training run.
+
+    A plain object, so that Keras does not track the tensors as parts of the model.
+    """
+
+    def __init__(self) -> None:
+        self.gates: dict[str, tf.Tensor] = {}
+
+
 class Trunk(keras.layers.Layer):
     """Turns embedded features [batch, width] into one representation [batch, d_k] per task.
 
     The work is split at the last tensor that every task reads, so that task gradients can be
     compared there: `shared` computes it, `split` goes on from it to the tasks. What only some tasks
-    read (gates, task-specific experts) belongs in `split`.
+    read (gates, task-specific experts) belongs in `split`. Both may be called without `call`, so a trunk's own
+    weights live in sublayers, which cast them to the layer's precision.
+
+    Attributes:
+      observed: the last forward pass's gate probabilities [batch, experts] by name.
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.observed = Observations()
 
     def shared(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
         """The last tensor that every task reads. Shape [batch, ...]."""
@@ -53,6 +71,15 @@ class Trunk(keras.layers.Layer):
     def split(self, shared: tf.Tensor, inputs: tf.Tensor, training: bool) -> list[tf.Tensor]:
         """One representation [batch, d_k] per task, from what `shared` returned and the input."""
         raise NotImplementedError
+
+    @property
+    def last_shared_layer(self) -> list[tf.Variable]:
+        """The kernels of the last dense layer that every task reads; [] where the tasks share embeddings only."""
+        return []
+
+    def penalty(self) -> tf.Tensor | None:
+        """A loss on the trunk's weights, added outside the balancing; None without one."""
+        return None
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         return self.split(self.shared(inputs, training), inputs, training)

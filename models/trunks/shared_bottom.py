@@ -35,3 +35,7 @@ class SharedBottom(Trunk):
 
     def split(self, shared: tf.Tensor, inputs: tf.Tensor, training: bool) -> list[tf.Tensor]:
         return [shared] * self.tasks
+
+    @property
+    def last_shared_layer(self) -> list[tf.Variable]:
+        return [v for v in self.bottom.trainable_variables if "kernel" in v.name][-1:]
