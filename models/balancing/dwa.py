@@ -26,7 +26,7 @@ class DWA(Balancer):
     before it, `periods` finished, and `period_steps`.
 
     Example:
-      >>> DWA(name="dwa").initial_state(Run(("ctr", "cvr"), steps=500, steps_per_epoch=500))["period_steps"].numpy()
+      >>> float(DWA(name="dwa").initial_state(Run(("ctr", "cvr"), steps=500, steps_per_epoch=500))["period_steps"])
       50.0
 
     Reference: Liu, Johns, Davison. End-to-End Multi-Task Learning with Attention. CVPR 2019.
