@@ -9,6 +9,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from models.features import PADDING_ID, Feature, IdListFeature, NumberFeature
+from models.histories import LstmAttention, TargetAttention
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,28 @@ class Encoder(keras.layers.Layer):
             rows = sum(s.rows for s in self.slots.values() if s.width == width)
             initializer = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed + i)
             self.tables.append(self.add_weight(f"tables_{width}", [rows, width], initializer=initializer))
+        self.histories: dict[str, keras.layers.Layer] = {}
+        for i, feature in enumerate(f for f in features if isinstance(f, IdListFeature) and f.attends):
+            layer = TargetAttention if feature.pooling == "attention" else LstmAttention
+            self.histories[feature.name] = layer(
+                feature.dimension, feature.attention_units, seed=seed + 1_000 + 100 * i, name=f"history_{i}"
+            )
 
     @property
     def dense_width(self) -> int:
         """Width of the embedded input."""
         return len(self._numbers) + sum(w * len(fs) for w, fs in self._by_width)
+
+    @property
+    def layout(self) -> tuple[tuple[int, int], ...]:
+        """Offset and width of each embedded feature within the embedded input, in its order."""
+        widths = [width for width, members in self._by_width for _ in members]
+        return tuple((sum(widths[:i]), width) for i, width in enumerate(widths))
+
+    @property
+    def dense_variables(self) -> list[tf.Variable]:
+        """The trainable variables that are not tables: those of the histories' attentions."""
+        return [v for layer in self.histories.values() for v in layer.trainable_variables]
 
     def lookup(self, features: dict[str, tf.Tensor]) -> list[Lookup]:
         """The distinct ids of a batch, one `Lookup` per merged table."""
@@ -97,9 +115,7 @@ class Encoder(keras.layers.Layer):
         """The embedding rows [U, width] of each look-up: what gradients are taken with respect to."""
         return [tf.gather(table, lookup.unique) for table, lookup in zip(self.tables, lookups)]
 
-    def embed(
-        self, features: dict[str, tf.Tensor], gathered: list[tf.Tensor], training: bool = False
-    ) -> tf.Tensor:
+    def embed(self, features: dict[str, tf.Tensor], gathered: list[tf.Tensor], training: bool = False) -> tf.Tensor:
         """The embedded input [batch, width].
 
         Args:
@@ -107,22 +123,33 @@ class Encoder(keras.layers.Layer):
           gathered: per merged table, the embedding [N, width] of every id of the batch, feature by feature.
           training: whether dropout is on.
         """
-        parts: list[tf.Tensor] = []
+        embedded: dict[str, tf.Tensor] = {}
         for (width, members), values_of_all in zip(self._by_width, gathered):
             lengths = [f.max_length if isinstance(f, IdListFeature) else 1 for f in members]
             batch = tf.shape(features[members[0].name])[0]
-            embedded = tf.split(values_of_all, [batch * n for n in lengths])
-            for feature, values, length in zip(members, embedded, lengths):
+            for feature, values, length in zip(members, tf.split(values_of_all, [batch * n for n in lengths]), lengths):
+                is_list = isinstance(feature, IdListFeature)
+                embedded[feature.name] = tf.reshape(values, [batch, length, width] if is_list else [batch, width])
+        parts: list[tf.Tensor] = []
+        for _, members in self._by_width:
+            for feature in members:
+                values = embedded[feature.name]
                 if isinstance(feature, IdListFeature):
-                    values = self._pool(feature, features[feature.name], tf.reshape(values, [batch, length, width]))
-                parts.append(tf.reshape(values, [batch, width]))
+                    candidate = embedded[feature.query] if feature.query is not None else None
+                    values = self._pool(feature, features[feature.name], values, candidate)
+                parts.append(values)
         if self._numbers:
             parts.append(tf.stack([features[name] for name in self._numbers], axis=1))
         return tf.concat(parts, axis=1)
 
-    @staticmethod
-    def _pool(feature: IdListFeature, ids: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-        mask = tf.cast(ids != PADDING_ID, values.dtype)
+    def _pool(
+        self, feature: IdListFeature, ids: tf.Tensor, values: tf.Tensor, candidate: tf.Tensor | None
+    ) -> tf.Tensor:
+        present = ids != PADDING_ID
+        if feature.attends:
+            pooled = self.histories[feature.name]((values, candidate), present)
+            return tf.cast(pooled, values.dtype)
+        mask = tf.cast(present, values.dtype)
         summed = tf.einsum("bl,bld->bd", mask, values)
         if feature.pooling == "sum":
             return summed

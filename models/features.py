@@ -66,7 +66,33 @@ class IdListFeature(_Identified):
     kind: Literal["id_list"]
     max_length: PositiveInt = Field(description="Values kept; longer lists lose their oldest (first) values.")
     separator: str | None = Field(None, description="Splits text such as '3|17|4'; lists need none.")
-    pooling: Literal["mean", "sum"] = Field("mean", description="How the values' embeddings become one.")
+    pooling: Literal["mean", "sum", "attention", "lstm_attention"] = Field(
+        "mean",
+        description="How the values' embeddings become one; attention (DIN) and lstm_attention (DUPN) weigh them by "
+        "the candidate.",
+    )
+    query: str | None = Field(
+        None, description="For the attentions: the id feature of the item or context that is the candidate."
+    )
+    attention_units: tuple[PositiveInt, ...] = Field(
+        (32,), min_length=1, description="For the attentions: hidden widths of the network that scores a value."
+    )
+
+    @model_validator(mode="after")
+    def _query_where_needed(self) -> IdListFeature:
+        if self.attends and self.query is None:
+            raise ValueError(f"query: required with pooling {self.pooling}, expected the name of an id feature")
+        if not self.attends and self.query is not None:
+            raise ValueError(
+                f"query: expected only with pooling attention or lstm_attention, got '{self.query}' with pooling "
+                f"{self.pooling}"
+            )
+        return self
+
+    @property
+    def attends(self) -> bool:
+        """Whether the values are weighed by the candidate."""
+        return self.pooling in ("attention", "lstm_attention")
 
 
 class NumberFeature(_Feature):
@@ -110,7 +136,7 @@ EmbeddedFeature: TypeAlias = Union[IdFeature, IdListFeature, BucketedFeature]
 
 
 def check_features(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
-    """Refuses repeated names and shares that lead nowhere.
+    """Refuses repeated names, and shares and queries that lead nowhere.
 
     Raises:
       ValueError: naming the feature.
@@ -121,6 +147,8 @@ def check_features(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
             raise ValueError(f"feature '{feature.name}' is listed twice")
         by_name[feature.name] = feature
     for feature in features:
+        if isinstance(feature, IdListFeature) and feature.query is not None:
+            _check_query(feature, by_name.get(feature.query))
         if not isinstance(feature, (IdFeature, IdListFeature)) or feature.shares is None:
             continue
         shares = feature.shares
@@ -136,3 +164,17 @@ def check_features(features: tuple[Feature, ...]) -> tuple[Feature, ...]:
                 f"got {feature.dimension}"
             )
     return features
+
+
+def _check_query(feature: IdListFeature, candidate: Feature | None) -> None:
+    if not isinstance(candidate, IdFeature) or candidate.side == "user":
+        found = "no feature" if candidate is None else f"kind {candidate.kind} of side {candidate.side}"
+        raise ValueError(
+            f"feature '{feature.name}' has query '{feature.query}', expected the name of an id feature of side item "
+            f"or context, got {found}"
+        )
+    if candidate.dimension != feature.dimension:
+        raise ValueError(
+            f"feature '{feature.name}' has query '{feature.query}', expected its dimension {candidate.dimension}, "
+            f"got {feature.dimension}"
+        )

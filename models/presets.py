@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pydantic import Field, model_validator
 
 from models.heads import AnyHeads, EntireSpaceConfig, PlainConfig
+from models.interactions import AnyInteraction
 from models.section import Section
 from models.trunks import AnyTrunk, EmbeddingsOnlyConfig, SharedBottomConfig
 
@@ -16,6 +17,7 @@ class Preset(NamedTuple):
 
     trunk: AnyTrunk
     heads: AnyHeads
+    interaction: AnyInteraction | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -32,6 +34,9 @@ class ModelConfig(Section):
     preset: str | None = Field(None, description=f"A published model: {', '.join(PRESETS)}.")
     trunk: AnyTrunk = Field(None, description="What the tasks share; the preset's by default.")  # type: ignore[assignment]
     heads: AnyHeads = Field(None, description="Towers and losses; the preset's by default.")  # type: ignore[assignment]
+    interaction: AnyInteraction | None = Field(
+        None, description="Products of features before the trunk; the preset's by default, and mostly none."
+    )
 
     @model_validator(mode="after")
     def _fill_in(self) -> ModelConfig:
@@ -42,4 +47,6 @@ class ModelConfig(Section):
                 if self.preset is None:
                     raise ValueError(f"{part}: required where no preset is given")
                 object.__setattr__(self, part, getattr(PRESETS[self.preset], part))
+        if self.interaction is None and self.preset is not None:
+            object.__setattr__(self, "interaction", PRESETS[self.preset].interaction)
         return self

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from models.encoder import Encoder, embedding_slots
+from models.features import check_features
 from tests.transforms import FEATURES
 
 ROWS = {"user": 10, "item": 8, "seller": 6, "hour": 5, "stock": 5}
@@ -30,6 +31,10 @@ def own_table(encoder, name):
     slot = encoder.slots[name]
     table = next(t for t in encoder.tables if t.shape[1] == slot.width)
     return table.numpy()[slot.offset : slot.offset + slot.rows]
+
+
+def gather(rows, lookups):
+    return [tf.gather(r, lookup.positions) for r, lookup in zip(rows, lookups)]
 
 
 def test_slots_do_not_overlap_and_shared_features_have_one():
@@ -74,7 +79,7 @@ def test_gradients_with_respect_to_gathered_rows_are_the_dense_ones_summed_over_
     rows = encoder.rows(lookups)
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        loss = tf.reduce_sum(encoder.embed(tensors, lookups, rows) * target)
+        loss = tf.reduce_sum(encoder.embed(tensors, gather(rows, lookups)) * target)
     for lookup, gradient, expected in zip(lookups, tape.gradient(loss, rows), dense):
         unique = lookup.unique.numpy()
         assert len(set(unique)) == len(unique)
@@ -88,3 +93,80 @@ def test_seed_decides_the_tables():
     first = Encoder(FEATURES, ROWS, seed=0)
     assert all(np.array_equal(a, b) for a, b in zip(first.tables, same.tables))
     assert not any(np.array_equal(a, b) for a, b in zip(first.tables, other.tables))
+
+
+def attending(pooling):
+    """The features, with a history that the item attends to, in front of the item and of another width group."""
+    changed = {"pooling": pooling, "query": "item", "attention_units": (5,)}
+    return check_features(tuple(f.model_copy(update=changed) if f.name == "history" else f for f in FEATURES))
+
+
+@pytest.mark.parametrize("pooling", ["attention", "lstm_attention"])
+def test_a_history_is_weighed_by_the_item_s_embedding(pooling, batch):
+    encoder = Encoder(attending(pooling), ROWS, seed=0)
+    got = encoder({k: tf.constant(v) for k, v in batch.items()}).numpy()
+    table = own_table(encoder, "item")
+    values, candidate = tf.constant(table[batch["history"]]), tf.constant(table[batch["item"]])
+    expected = encoder.histories["history"]((values, candidate), tf.constant(batch["history"] != 0)).numpy()
+    offset, width = encoder.layout[1]
+    np.testing.assert_allclose(got[:, offset : offset + width], expected, rtol=1e-5, atol=1e-7)
+    assert expected[2].any() and not got[0, offset : offset + width].any()
+    assert got.shape[1] == encoder.dense_width
+    plain = Encoder(FEATURES, ROWS, seed=0)({k: tf.constant(v) for k, v in batch.items()}).numpy()
+    rest = np.delete(np.arange(got.shape[1]), np.arange(offset, offset + width))
+    assert np.array_equal(got[:, rest], plain[:, rest])
+
+
+@pytest.mark.parametrize("pooling", ["attention", "lstm_attention"])
+def test_gradients_reach_the_attention_and_the_candidate_s_row(pooling, batch):
+    encoder = Encoder(attending(pooling), ROWS, seed=0)
+    tensors = {k: tf.constant(v) for k, v in batch.items()}
+    lookups = encoder.lookup(tensors)
+    rows = encoder.rows(lookups)
+    offset, width = encoder.layout[1]
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            embedded = encoder.embed(tensors, gather(rows, lookups), training=True)
+            loss = tf.reduce_sum(embedded[2:3, offset : offset + width])
+        return [tf.convert_to_tensor(g) for g in tape.gradient(loss, [rows[0], *encoder.dense_variables])]
+
+    of_rows, *of_dense = gradients()
+    assert all(np.isfinite(g).all() for g in of_dense) and any(np.any(g) for g in of_dense)
+    touched = set(lookups[0].unique.numpy()[np.any(of_rows, axis=1)])
+    offset = encoder.slots["item"].offset
+    assert touched == {offset + i for i in (*batch["history"][2], batch["item"][2])}
+
+
+def test_every_weight_exists_at_construction_and_dense_ones_are_no_tables():
+    encoder = Encoder(attending("attention"), ROWS, seed=0)
+    tables, dense = ({id(v) for v in vs} for vs in (encoder.tables, encoder.dense_variables))
+    assert not tables & dense and tables | dense == {id(v) for v in encoder.trainable_variables}
+    assert len(dense) == 3 + 2  # a hidden layer with its slopes, and the score
+    assert Encoder(FEATURES, ROWS, seed=0).dense_variables == []
+
+
+def test_layout_says_where_embeddings_lie(encoder, batch):
+    assert encoder.layout == ((0, 4), (4, 4), (8, 4), (12, 2), (14, 2), (16, 2))
+    got = encoder({k: tf.constant(v) for k, v in batch.items()}).numpy()
+    for name, (offset, width) in zip(("user", "item", "seller"), (encoder.layout[i] for i in (0, 2, 3))):
+        np.testing.assert_array_equal(got[:, offset : offset + width], own_table(encoder, name)[batch[name]])
+
+
+@pytest.mark.parametrize("pooling", ["attention", "lstm_attention"])
+def test_an_attention_is_saved_and_restored(pooling, batch, tmp_path):
+    encoder, other = (Encoder(attending(pooling), ROWS, seed=s) for s in (0, 1))
+    tensors = {k: tf.constant(v) for k, v in batch.items()}
+    expected = encoder(tensors).numpy()
+    tf.train.Checkpoint(encoder=encoder).write(str(tmp_path / "c"))
+    tf.train.Checkpoint(encoder=other).read(str(tmp_path / "c")).assert_consumed()
+    assert np.array_equal(other(tensors), expected)
+    module = tf.Module()
+    module.encoder = encoder
+    spec = {k: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for k, v in tensors.items()}
+    module.embed = tf.function(lambda features: {"x": encoder(features)}, input_signature=[spec])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_allclose(loaded.embed(tensors)["x"], expected, rtol=1e-5, atol=1e-7)

@@ -63,6 +63,30 @@ def test_hashed_ids_stay_within_their_rows(transform, transformed):
     assert transformed["seller"].min() >= 1 and transformed["seller"].max() <= 5
 
 
+def test_tokens_never_seen_share_the_rows_behind_the_vocabulary(transform):
+    items, users = (transform.vocabulary_size_by_name(vocabulary_name(name)) for name in ("item", "user"))
+    new = [b"new%d" % i for i in range(40)]
+    rows = [raw_rows(2)[1] | {"item": [t], "history": [b"i1", t], "user": [t]} for t in [*new, *new]]
+    got = transform.transform_features_layer()(
+        tf.io.parse_example([serialize(r) for r in rows], transform.raw_feature_spec())
+    )
+    item = got["item"].numpy()
+    assert set(item) == {items + 1, items + 2}  # both of oov_buckets
+    assert np.array_equal(item[:40], item[40:])
+    assert np.array_equal(got["history"][:, 1], item) and (got["history"][:, 0].numpy() <= items).all()
+    assert set(got["user"].numpy()) == {users + 1}
+
+
+def test_hashing_gives_a_token_the_same_row_everywhere_and_uses_all_rows(transform):
+    tokens = [b"shop%d" % i for i in range(60)]
+    rows = [raw_rows(2)[1] | {"seller": [t]} for t in tokens] + [raw_rows(2)[1] | {"seller": s} for s in ([], [b""])]
+    got = transform.transform_features_layer()(
+        tf.io.parse_example([serialize(r) for r in rows], transform.raw_feature_spec())
+    )["seller"].numpy()
+    assert got[:60].tolist() == (1 + tf.strings.to_hash_bucket_fast(tokens, 5)).numpy().tolist()
+    assert set(got[:60]) == {1, 2, 3, 4, 5} and not got[60:].any()
+
+
 def test_numbers_are_scaled_and_missing_ones_are_the_mean(transformed, rows):
     logs = np.log1p([r["price"][0] for r in rows if r["price"]])
     got = transformed["price"]
