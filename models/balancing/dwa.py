@@ -19,11 +19,11 @@ class DWA(Balancer):
 
     Weights are 1 in the first two periods, constant within a period, and sum to K. The paper's period is an
     epoch, which never acts where training lasts one or two: `period_steps` left out is an epoch in a run of 4
-    epochs or more, and a tenth of an epoch (of the run, if that is shorter) otherwise. A loss that was 0 gives
-    r_k = 1.
+    epochs or more, and a tenth of an epoch (of the run, if that is shorter) otherwise. A loss that was 0, as all
+    are before the first period, gives r_k = 1.
 
     State: `mean` [K] and `count` of the period under way, `last` [K] and `before_last` [K] the means of the two
-    before it, `periods` finished, and `period_steps`.
+    before it (0 where there is none), and `period_steps`.
 
     Example:
       >>> float(DWA(name="dwa").initial_state(Run(("ctr", "cvr"), steps=500, steps_per_epoch=500))["period_steps"])
@@ -47,13 +47,12 @@ class DWA(Balancer):
             period = run.steps_per_epoch
         elif period is None:
             period = max(1, min(run.steps, run.steps_per_epoch) // _PERIODS_PER_EPOCH)
-        zeros, zero = tf.zeros([len(run.tasks)], tf.float32), tf.constant(0.0)
+        zeros = tf.zeros([len(run.tasks)], tf.float32)
         return {
             "mean": zeros,
-            "count": zero,
+            "count": tf.constant(0.0),
             "last": zeros,
             "before_last": zeros,
-            "periods": zero,
             "period_steps": tf.constant(float(period)),
         }
 
@@ -62,8 +61,7 @@ class DWA(Balancer):
     ) -> tuple[Weights, State]:
         ratio = loss_ratio(state["last"], state["before_last"])
         # Less the largest before the division, so that no temperature overflows.
-        softmax = tf.nn.softmax((ratio - tf.reduce_max(ratio)) / self.temperature)
-        weights = tf.where(state["periods"] >= 2.0, float(losses.shape[0]) * softmax, tf.ones_like(losses))
+        weights = float(losses.shape[0]) * tf.nn.softmax((ratio - tf.reduce_max(ratio)) / self.temperature)
 
         # A running mean: a float32 sum over a long epoch would drop the last digits of every loss.
         count = state["count"] + 1.0
@@ -74,6 +72,5 @@ class DWA(Balancer):
             "count": tf.where(over, 0.0, count),
             "last": tf.where(over, mean, state["last"]),
             "before_last": tf.where(over, state["last"], state["before_last"]),
-            "periods": tf.minimum(state["periods"] + tf.cast(over, tf.float32), 2.0),
             "period_steps": state["period_steps"],
         }

@@ -34,7 +34,7 @@ def test_follows_the_paper(tasks, period, temperature, drive):
 def test_is_the_plain_sum_for_two_periods_then_favours_the_task_that_falls_more_slowly(drive):
     losses = np.stack([0.5 ** np.arange(8.0), 0.9 ** np.arange(8.0)], axis=1)
     weights = drive(DWA(name="dwa", period_steps=2), losses)
-    assert np.array_equal(weights[:4], np.ones([4, 2]))
+    np.testing.assert_allclose(weights[:4], 1.0, rtol=1e-6)
     assert (weights[4:, 1] > weights[4:, 0]).all()
 
 
@@ -46,7 +46,7 @@ def test_an_infinite_temperature_is_equal_weighting(drive):
 
 def test_losses_of_0_count_as_unchanged(drive):
     weights = drive(DWA(name="dwa", period_steps=1), np.array([[0.0, 0.4], [0.3, 0.4], [0.3, 0.4], [0.3, 0.4]]))
-    assert np.array_equal(weights, np.ones([4, 2]))
+    np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
