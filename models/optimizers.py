@@ -19,11 +19,12 @@ class _Scheduled(Section):
     )
     warm_up: float = Field(0.0, ge=0, lt=1, description="Share of the steps in which the rate grows linearly from 0.")
 
-    def rate(self, steps: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-        """The learning rate of a training run of so many steps."""
+    def rate(self, steps: int, scale: float = 1.0) -> float | keras.optimizers.schedules.LearningRateSchedule:
+        """The learning rate, times `scale`, of a training run of so many steps."""
+        peak = self.learning_rate * scale
         if self.schedule == "none" and self.warm_up == 0:
-            return self.learning_rate
-        return Schedule(self.learning_rate, steps, warm_up=self.warm_up, cosine=self.schedule == "cosine")
+            return peak
+        return Schedule(peak, steps, warm_up=self.warm_up, cosine=self.schedule == "cosine")
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -65,8 +66,9 @@ class DenseOptimizer(_Scheduled):
     beta_2: float = Field(0.999, ge=0, lt=1)
     epsilon: PositiveFloat = 1e-7
 
-    def build(self, steps: int) -> keras.optimizers.Optimizer:
-        return keras.optimizers.legacy.Adam(self.rate(steps), self.beta_1, self.beta_2, self.epsilon)
+    def build(self, steps: int, scale: float = 1.0) -> keras.optimizers.Optimizer:
+        """The optimizer of a run of so many steps, its rate multiplied by `scale`."""
+        return keras.optimizers.legacy.Adam(self.rate(steps, scale), self.beta_1, self.beta_2, self.epsilon)
 
 
 class EmbeddingOptimizer(_Scheduled):

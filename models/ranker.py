@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
 import tensorflow as tf
 import tf_keras as keras
 
-from models.balancing import Balancer
-from models.encoder import Encoder
+from models.balancing import Balancer, Run
+from models.encoder import Encoder, Lookup
 from models.features import Feature
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
-from models.task_gradients import Balanced, balanced_gradients
+from models.replicas import gather_from_replicas, replicas
+from models.task_gradients import (
+    Balanced,
+    Embedded,
+    Gradients,
+    Network,
+    Options,
+    Upper,
+    balanced_gradients,
+    initial_state,
+)
 from models.tasks import TaskConfig
+
+Precision = Literal["float32", "mixed_bfloat16"]
 
 
 class Ranker(keras.Model):
@@ -19,7 +35,10 @@ class Ranker(keras.Model):
 
     Calling it on transformed features gives the funnel's probabilities, float32 [batch] each: pctr, pcvr and
     pctcvr for the default chain. `fit` takes batches (features, labels), with the labels float32
-    [batch, K] in the order of the chain.
+    [batch, K] in the order of the chain, NaN where a label is missing.
+
+    Under a `tf.distribute` strategy every replica takes its part of the batch, and the step is that of one
+    device with the whole batch.
 
     Args:
       features: the features, in the order of the configuration.
@@ -28,9 +47,12 @@ class Ranker(keras.Model):
       model: trunk and heads.
       balancer: the balancing method.
       optimizer: what updates embeddings and dense layers.
-      steps: steps of the training run, for schedules of the learning rate.
+      steps: steps of the training run, for schedules of learning rates and weights.
+      steps_per_epoch: steps of one pass over the data; all of them by default.
       seed: decides the initial weights and every random choice of training.
       probe_every: how often the Gram matrix is computed for the record when the balancer needs none; 0 for never.
+      precision: what dense layers compute in; weights, losses and the Gram matrix are float32 in any case.
+      xla: compile the dense part of the train step.
     """
 
     def __init__(
@@ -43,32 +65,48 @@ class Ranker(keras.Model):
         optimizer: OptimizerConfig,
         *,
         steps: int = 1,
+        steps_per_epoch: int | None = None,
         seed: int = 0,
         probe_every: int = 100,
+        precision: Precision = "float32",
+        xla: bool = False,
     ):
         super().__init__(name="ranker")
-        self.encoder = Encoder(features, table_rows, seed=seed)
-        self.trunk = model.trunk.build(len(tasks), seed=seed + 10_000)
-        self.heads = model.heads.build(tasks, seed=seed + 20_000)
         self.tasks = tasks
         self._balancer = balancer
         self._optimizer_config = optimizer
         self._seed = seed
-        self._probe_every = probe_every
-        self.dense_optimizer = optimizer.dense.build(steps)
+        with _computing_in(precision):
+            self.encoder = Encoder(features, table_rows, seed=seed)
+            self.interaction = model.interaction and model.interaction.build(self.encoder.layout, seed=seed + 5_000)
+            self.trunk = model.trunk.build(len(tasks), seed=seed + 10_000)
+            self.heads = model.heads.build(tasks, seed=seed + 20_000)
+            # Every weight exists from here on, so that a checkpoint or a warm start needs no batch.
+            self._logits(tf.zeros([1, self.encoder.dense_width]))
+        self._gates = {name: int(gate.shape[-1]) for name, gate in self.trunk.observed.gates.items()}
+        self._options = Options(
+            probe_every=probe_every,
+            groups=self._layers(),
+            last_shared=tuple(_place(self._dense, v) for v in self.trunk.last_shared_layer),
+            xla=xla,
+        )
+        groups = max(self._options.groups) + 1
+        run = Run(tuple(t.name for t in tasks), steps, steps_per_epoch or steps, groups)
         self.table_optimizer = optimizer.embedding.build(steps)
-        self.balancer_state = {
-            name: tf.Variable(value, trainable=False, name=f"balancer_{name}")
-            for name, value in balancer.initial_state(tuple(t.name for t in tasks)).items()
-        }
+        self.dense_optimizer = optimizer.dense.build(steps)
+        self.faster_optimizers = [optimizer.dense.build(steps, scale) for _, scale in self.trunk.faster]
         k = len(tasks)
-        self.task_weights = tf.Variable(tf.ones([k]), trainable=False, name="task_weights")
-        self.last_gram = tf.Variable(tf.zeros([k, k]), trainable=False, name="last_gram")
-        self.probes = tf.Variable(0.0, trainable=False, name="probes")
-        self.conflicts = tf.Variable(tf.zeros([k, k]), trainable=False, name="conflicts")
+        self.balancer_state = {
+            name: _state(value, f"balancer_{name}") for name, value in initial_state(balancer, run).items()
+        }
+        self.task_weights = _state(tf.ones([k]), "task_weights")
+        self.last_gram = _state(tf.zeros([k, k]), "last_gram")
+        self.probes = _state(tf.constant(0.0), "probes")
+        self.conflicts = _state(tf.zeros([k, k]), "conflicts")
+        self.left_out = _state(tf.zeros([k]), "left_out")
+        self.gate_use = {name: _state(tf.zeros([n]), f"gate_use_{name}") for name, n in self._gates.items()}
+        self.gate_entropy = {name: _state(tf.constant(0.0), f"gate_entropy_{name}") for name in self._gates}
         self.loss_means = [keras.metrics.Mean(name=f"loss_{name}") for name in self.heads.loss_names]
-        # Every weight exists from here on, so that a checkpoint or a warm start needs no batch.
-        self._logits(tf.zeros([1, self.encoder.dense_width]), training=False)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -77,69 +115,151 @@ class Ranker(keras.Model):
     def call(self, features: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         return self.heads.probabilities(self._logits(self.encoder(features), training))
 
+    @tf.autograph.experimental.do_not_convert  # nothing in it needs conversion, which costs seconds
     def train_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
         features, labels = data
-        lookups = self.encoder.lookup(features)
+        lookups = [_over_replicas(lookup) for lookup in self.encoder.lookup(features)]
         rows = self.encoder.rows(lookups)
-        variables = [*self.trunk.trainable_variables, *self.heads.trainable_variables]
-
-        def forward() -> tuple[list[tf.Tensor], tf.Tensor | None]:
-            logits = self._logits(self.encoder.embed(features, lookups, rows), training=True)
-            return self.heads.task_losses(logits, tf.unstack(labels, axis=1)), self._penalty(rows, variables)
-
+        embedded = [
+            Embedded(tf.gather(r, lookup.positions), lookup.positions, tf.shape(lookup.unique)[0])
+            for r, lookup in zip(rows, lookups)
+        ]
         step = tf.cast(self.dense_optimizer.iterations, tf.int64)
         balanced = balanced_gradients(
-            forward,
-            [*rows, *variables],
+            self._network(features, labels, [e.values for e in embedded]),
+            embedded,
+            self._dense,
             self._balancer,
             {name: tf.convert_to_tensor(v) for name, v in self.balancer_state.items()},
             step=step,
             seed=tf.stack([tf.constant(self._seed, tf.int32), tf.cast(step, tf.int32)]),
-            probe_every=self._probe_every,
+            options=self._options,
         )
-        self._apply(balanced, lookups, variables)
+        self._apply(balanced.gradients, lookups, rows)
         self._record(balanced)
         return {m.name: m.result() for m in self.loss_means}
 
     def test_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
         features, labels = data
-        losses = self.heads.task_losses(self._logits(self.encoder(features), False), tf.unstack(labels, axis=1))
+        losses = self.heads.task_losses(self._logits(self.encoder(features)), tf.unstack(labels, axis=1))
         for mean, loss in zip(self.loss_means, losses):
             mean.update_state(loss, sample_weight=tf.shape(labels)[0])
         return {m.name: m.result() for m in self.loss_means}
 
-    def _logits(self, embedded: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        return self.heads(self.trunk(embedded, training=training), training=training)
+    def _network(self, features: dict[str, tf.Tensor], labels: tf.Tensor, gathered: list[tf.Tensor]) -> Network:
+        def lower() -> tuple[tf.Tensor, tf.Tensor]:
+            inputs = self._interact(self.encoder.embed(features, gathered, training=True))
+            return self.trunk.shared(inputs, training=True), inputs
 
-    def _penalty(self, rows: list[tf.Tensor], variables: list[tf.Variable]) -> tf.Tensor | None:
-        """Regularisation, outside the balancing."""
-        config = self._optimizer_config
-        terms = [config.embedding_l2 * tf.nn.l2_loss(r) for r in rows if config.embedding_l2]
-        terms += [config.dense_l2 * tf.nn.l2_loss(v) for v in variables if config.dense_l2 and "kernel" in v.name]
-        return tf.add_n(terms) if terms else None
+        def upper(shared: tf.Tensor, inputs: tf.Tensor) -> Upper:
+            logits = self.heads(self.trunk.split(shared, inputs, training=True), training=True)
+            losses = self.heads.task_losses(logits, tf.unstack(labels, axis=1))
+            return Upper(losses, self._penalty(logits), dict(self.trunk.observed.gates))
 
-    def _apply(self, balanced: Balanced, lookups: list, variables: list[tf.Variable]) -> None:
-        gradients = balanced.gradients
+        return Network(lower, upper)
+
+    def _logits(self, embedded: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        return self.heads(self.trunk(self._interact(embedded), training=training), training=training)
+
+    def _interact(self, embedded: tf.Tensor) -> tf.Tensor:
+        return embedded if self.interaction is None else self.interaction(embedded)
+
+    @property
+    def _dense(self) -> list[tf.Variable]:
+        """Every trainable weight but the embedding tables."""
+        interaction = [] if self.interaction is None else self.interaction.trainable_variables
+        parts = (self.encoder.dense_variables, interaction, self.trunk.trainable_variables)
+        return [*(v for part in parts for v in part), *self.heads.trainable_variables]
+
+    def _layers(self) -> tuple[int, ...]:
+        """The number of its layer for each table and each dense weight."""
+        owners = [f"table_{i}" for i in range(len(self.encoder.tables))]
+        owners += [v.name.rpartition("/")[0] for v in self._dense]
+        numbers = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+        return tuple(numbers[owner] for owner in owners)
+
+    def _penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
+        """What is minimised beside the tasks, outside the balancing; a share of it on each replica."""
+        l2 = self._optimizer_config.dense_l2
+        terms = [self.trunk.penalty()]
+        terms += [l2 * tf.nn.l2_loss(v) for v in self._dense if l2 and "kernel" in v.name]
+        kept = [term / replicas() for term in terms if term is not None]
+        of_outputs = self.heads.penalty(logits)
+        kept += [] if of_outputs is None else [of_outputs]
+        return tf.add_n(kept) if kept else None
+
+    def _apply(self, gradients: Gradients, lookups: list[Lookup], rows: list[tf.Tensor]) -> None:
+        tables = self.encoder.tables
+        if l2 := self._optimizer_config.embedding_l2:
+            gradients = [
+                *(l2 * r if g is None else g + l2 * r for g, r in zip(gradients, rows)),
+                *gradients[len(tables) :],
+            ]
         if self._optimizer_config.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._optimizer_config.clip_norm)
-        tables = self.encoder.tables
         sparse = [
             (tf.IndexedSlices(g, lookup.unique, tf.shape(table, out_type=lookup.unique.dtype)), table)
             for g, lookup, table in zip(gradients, lookups, tables)
             if g is not None
         ]
-        if sparse:
-            self.table_optimizer.apply_gradients(sparse)
-        dense = [(g, v) for g, v in zip(gradients[len(tables) :], variables) if g is not None]
-        self.dense_optimizer.apply_gradients(dense)
+        dense = [(g, v) for g, v in zip(gradients[len(tables) :], self._dense) if g is not None]
+        faster = {v.ref(): optimizer for (v, _), optimizer in zip(self.trunk.faster, self.faster_optimizers)}
+        _apply(self.table_optimizer, sparse)
+        _apply(self.dense_optimizer, [(g, v) for g, v in dense if v.ref() not in faster])
+        for g, v in dense:
+            if v.ref() in faster:
+                _apply(faster[v.ref()], [(g, v)])
 
     def _record(self, balanced: Balanced) -> None:
         for name, value in balanced.state.items():
             self.balancer_state[name].assign(value)
         self.task_weights.assign(balanced.weights.shared)
         for mean, loss in zip(self.loss_means, tf.unstack(balanced.losses)):
-            mean.update_state(loss)
+            finite = tf.math.is_finite(loss)
+            mean.update_state(tf.where(finite, loss, 0.0), sample_weight=tf.cast(finite, tf.float32))
+        self.left_out.assign_add(1.0 - tf.cast(balanced.finite, tf.float32))
         seen = tf.cast(balanced.has_gram, tf.float32)
         self.probes.assign_add(seen)
         self.conflicts.assign_add(seen * tf.cast(balanced.gram < 0, tf.float32))
         self.last_gram.assign(tf.where(balanced.has_gram, balanced.gram, self.last_gram))
+        for name, gate in balanced.observed.items():
+            gate = tf.cast(gate, tf.float32)
+            self.gate_use[name].assign(tf.reduce_mean(gate, axis=0))
+            entropy = -tf.reduce_sum(tf.math.xlogy(gate, gate), axis=1)
+            self.gate_entropy[name].assign(tf.reduce_mean(entropy))
+
+
+def _over_replicas(lookup: Lookup) -> Lookup:
+    """The same distinct ids on every replica, so that gradients of rows can be added up."""
+    if replicas() == 1:
+        return lookup
+    unique, where = tf.unique(tf.concat([lookup.unique, gather_from_replicas(lookup.unique)], axis=0))
+    # The ids of this replica stand first above; what counts is an order that all replicas share.
+    order = tf.argsort(unique)
+    rank = tf.math.invert_permutation(order)
+    return Lookup(tf.gather(unique, order), tf.gather(tf.gather(rank, where), lookup.positions))
+
+
+def _apply(optimizer: keras.optimizers.Optimizer, pairs: Sequence[tuple]) -> None:
+    if pairs:
+        # The gradients are already those of all replicas together.
+        optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
+
+
+def _state(value: tf.Tensor, name: str) -> tf.Variable:
+    return tf.Variable(value, trainable=False, name=name, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA)
+
+
+def _place(variables: Sequence[tf.Variable], variable: tf.Variable) -> int:
+    return next(i for i, v in enumerate(variables) if v is variable)
+
+
+@contextmanager
+def _computing_in(precision: Precision) -> Iterator[None]:
+    """Layers made inside compute in this precision; the process's own policy is restored afterwards."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(precision)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)

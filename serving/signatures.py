@@ -24,6 +24,7 @@ class ServingModel(tf.Module):
         super().__init__(name="serving_model")
         # Not the ranker itself: it would bring the optimizers' state into the SavedModel.
         self.encoder = ranker.encoder
+        self.interaction = ranker.interaction
         self.trunk = ranker.trunk
         self.heads = ranker.heads
         self.transform = transform.transform_features_layer()
@@ -34,7 +35,10 @@ class ServingModel(tf.Module):
     def _score(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         transformed = self.transform(raw)
         inputs = {f.name: transformed[f.name] for f in self._features}
-        representations = self.trunk(self.encoder(inputs), training=False)
+        embedded = self.encoder(inputs)
+        if self.interaction is not None:
+            embedded = self.interaction(embedded)
+        representations = self.trunk(embedded, training=False)
         return self.heads.probabilities(self.heads(representations, training=False))
 
     @tf.function
