@@ -9,8 +9,10 @@ import tf_keras as keras
 from pydantic import Field, PositiveInt
 
 from models.section import Section
+from models.trunks.dropout import Dropout
 
 Activation = Literal["relu", "gelu", "swish", "tanh"]
+Normalization = Literal["none", "batch", "layer"]
 
 
 class TrunkConfig(Section):
@@ -26,15 +28,33 @@ class DenseStack(Section):
 
     units: tuple[PositiveInt, ...] = Field(min_length=1, description="Width of each layer.")
     activation: Activation = Field("relu", description="Activation of each layer.")
+    normalization: Normalization = Field(
+        "none",
+        description="Normalisation before each activation: over the batch (of all replicas) or over the layer's units.",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each layer's outputs dropped in training.")
+
+    @property
+    def uses_bias(self) -> bool:
+        """Batch normalisation takes any bias away again, and has an offset of its own."""
+        return self.normalization != "batch"
 
     def build(self, name: str, *, seed: int) -> keras.Sequential:
         layers: list[keras.layers.Layer] = []
         for i, units in enumerate(self.units):
             initializer = keras.initializers.GlorotUniform(seed=seed + 2 * i)
-            layers.append(keras.layers.Dense(units, self.activation, kernel_initializer=initializer, name=f"dense_{i}"))
+            activation = self.activation if self.normalization == "none" else None
+            layers.append(
+                keras.layers.Dense(units, activation, self.uses_bias, kernel_initializer=initializer, name=f"dense_{i}")
+            )
+            if self.normalization == "batch":
+                layers.append(keras.layers.BatchNormalization(synchronized=True, name=f"normalization_{i}"))
+            elif self.normalization == "layer":
+                layers.append(keras.layers.LayerNormalization(name=f"normalization_{i}"))
+            if activation is None:
+                layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
             if self.dropout:
-                layers.append(keras.layers.Dropout(self.dropout, seed=seed + 2 * i + 1, name=f"dropout_{i}"))
+                layers.append(Dropout(self.dropout, seed=seed + 2 * i + 1, name=f"dropout_{i}"))
         return keras.Sequential(layers, name=name)
 
 
@@ -75,6 +95,11 @@ class Trunk(keras.layers.Layer):
     @property
     def last_shared_layer(self) -> list[tf.Variable]:
         """The kernels of the last dense layer that every task reads; [] where the tasks share embeddings only."""
+        return []
+
+    @property
+    def faster(self) -> list[tuple[tf.Variable, float]]:
+        """Variables with a learning rate of their own, each with its factor on the dense layers' rate."""
         return []
 
     def penalty(self) -> tf.Tensor | None:
