@@ -6,10 +6,20 @@ from typing import NamedTuple
 
 from pydantic import Field, model_validator
 
-from models.heads import AnyHeads, EntireSpaceConfig, PlainConfig
+from models.heads import AnyHeads, EntireSpaceConfig, JointConfig, PlainConfig
 from models.interactions import AnyInteraction
 from models.section import Section
-from models.trunks import AnyTrunk, EmbeddingsOnlyConfig, SharedBottomConfig
+from models.trunks import (
+    AITMConfig,
+    AnyTrunk,
+    CrossStitchConfig,
+    EmbeddingsOnlyConfig,
+    MMoEConfig,
+    PLEConfig,
+    SharedBottomConfig,
+    SluiceConfig,
+    SoftSharingConfig,
+)
 
 
 class Preset(NamedTuple):
@@ -25,6 +35,13 @@ PRESETS: dict[str, Preset] = {
         EmbeddingsOnlyConfig(name="embeddings_only"), EntireSpaceConfig(name="entire_space", tower=(128, 64))
     ),
     "shared_bottom": Preset(SharedBottomConfig(name="shared_bottom"), PlainConfig(name="plain")),
+    "soft_sharing": Preset(SoftSharingConfig(name="soft_sharing"), PlainConfig(name="plain")),
+    "cross_stitch": Preset(CrossStitchConfig(name="cross_stitch"), PlainConfig(name="plain")),
+    "sluice": Preset(SluiceConfig(name="sluice"), PlainConfig(name="plain")),
+    "mmoe": Preset(MMoEConfig(name="mmoe"), PlainConfig(name="plain")),
+    "cgc": Preset(PLEConfig(name="ple", levels=1), PlainConfig(name="plain")),
+    "ple": Preset(PLEConfig(name="ple"), PlainConfig(name="plain")),
+    "aitm": Preset(AITMConfig(name="aitm"), JointConfig(name="joint", tower=(), calibrator=0.6)),
 }
 
 

@@ -9,8 +9,19 @@ from pydantic import Field
 
 from models.heads.base import Heads, HeadsConfig
 from models.heads.entire_space import EntireSpace, EntireSpaceConfig
+from models.heads.joint import Joint, JointConfig
 from models.heads.plain import Plain, PlainConfig
 
-AnyHeads = Annotated[Union[EntireSpaceConfig, PlainConfig], Field(discriminator="name")]
+AnyHeads = Annotated[Union[EntireSpaceConfig, PlainConfig, JointConfig], Field(discriminator="name")]
 
-__all__ = ["AnyHeads", "EntireSpace", "EntireSpaceConfig", "Heads", "HeadsConfig", "Plain", "PlainConfig"]
+__all__ = [
+    "AnyHeads",
+    "EntireSpace",
+    "EntireSpaceConfig",
+    "Heads",
+    "HeadsConfig",
+    "Joint",
+    "JointConfig",
+    "Plain",
+    "PlainConfig",
+]

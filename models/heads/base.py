@@ -10,15 +10,29 @@ from pydantic import Field, PositiveInt
 
 from models.section import Section
 from models.tasks import TaskConfig
-from models.trunks.base import Activation, DenseStack
+from models.trunks.base import Activation, DenseStack, Normalization
 
 
 class HeadsConfig(Section):
     """Towers on top of the trunk, one per task, and how their logits are read."""
 
     tower: tuple[PositiveInt, ...] = Field((64,), description="Widths of each task's tower; [] for a linear one.")
+    towers: dict[str, tuple[PositiveInt, ...]] | None = Field(
+        None, description="Widths by name of the task, for tasks whose tower is not like the others'."
+    )
     activation: Activation = Field("relu", description="Activation of each tower layer.")
+    normalization: Normalization = Field("none", description="Normalisation of each tower layer, as in the trunk.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of each tower layer's outputs dropped in training.")
+
+    def check_tasks(self, tasks: tuple[str, ...]) -> None:
+        """Refuses towers of tasks which are not there.
+
+        Raises:
+          ValueError: naming the key and the task.
+        """
+        unknown = [name for name in self.towers or {} if name not in tasks]
+        if unknown:
+            raise ValueError(f"towers: expected names of tasks, among {', '.join(tasks)}, got '{unknown[0]}'")
 
     def build(self, tasks: tuple[TaskConfig, ...], *, seed: int) -> Heads:
         """Makes the heads of a chain of tasks; `seed` decides their initial weights."""
@@ -26,7 +40,7 @@ class HeadsConfig(Section):
 
 
 class Heads(keras.layers.Layer):
-    """One tower per task: representations [[batch, d_k]] -> logits [[batch]] of the conditional steps.
+    """One tower per task: representations [[batch, d_k]] -> logits [[batch]], of the conditional steps by default.
 
     Everything is a list over tasks and never one [batch, K] tensor: which parameters a loss reaches is
     read off the graph, and a stacked tensor would connect every loss to every tower.
@@ -35,12 +49,18 @@ class Heads(keras.layers.Layer):
 
     def __init__(self, config: HeadsConfig, tasks: tuple[TaskConfig, ...], *, seed: int, **kwargs):
         super().__init__(name="heads", **kwargs)
+        config.check_tasks(tuple(t.name for t in tasks))
         self.tasks = tasks
         self.towers = []
         for k, task in enumerate(tasks):
             tower = keras.Sequential(name=f"tower_{task.name}")
-            if config.tower:
-                stack = DenseStack(units=config.tower, activation=config.activation, dropout=config.dropout)
+            if units := (config.towers or {}).get(task.name, config.tower):
+                stack = DenseStack(
+                    units=units,
+                    activation=config.activation,
+                    normalization=config.normalization,
+                    dropout=config.dropout,
+                )
                 tower.add(stack.build("hidden", seed=seed + 1000 * k))
             initializer = keras.initializers.GlorotUniform(seed=seed + 1000 * k + 999)
             tower.add(keras.layers.Dense(1, kernel_initializer=initializer, name="logit"))
@@ -83,6 +103,13 @@ class Heads(keras.layers.Layer):
             summed = tf.reduce_sum(tf.where(weights > 0, weights * per_row, 0.0))
             losses.append(tf.math.divide_no_nan(summed, tf.reduce_sum(weights)))
         return losses
+
+    def penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
+        """A loss on the outputs, added outside the balancing; None without one.
+
+        On one of several replicas, its part of the loss over all of them.
+        """
+        return None
 
     def probabilities(self, logits: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Every output of the chain, float32 [batch]: 'p' + name of each step, then of each product."""

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import TypeAdapter
 
-from models.heads import EntireSpaceConfig, PlainConfig
+from models.heads import AnyHeads, EntireSpaceConfig, JointConfig, PlainConfig
 from models.numerics import log1mexp
 from models.tasks import DEFAULT_TASKS, TaskConfig
 
@@ -13,6 +14,9 @@ THREE = (
     TaskConfig(name="cart", label="cart", joint="ctcart"),
     TaskConfig(name="cvr", label="purchase", joint="ctcvr"),
 )
+
+
+CONFIGS = (EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain"), JointConfig(name="joint", calibrator=0.6))
 
 
 def chain_labels(rng, rows, tasks):
@@ -73,9 +77,7 @@ def test_probabilities_multiply_down_the_funnel(config):
     assert all(v.dtype == tf.float32 and v.shape == [3] for v in p.values())
 
 
-@pytest.mark.parametrize(
-    "config", [EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
 def test_losses_and_gradients_are_finite_at_any_logit(config):
     extremes = [-1e4, -200.0, -30.0, -1e-8, 0.0, 1e-8, 30.0, 200.0, 1e4]
     a, b = (tf.constant(x.ravel(), tf.float32) for x in np.meshgrid(extremes, extremes))
@@ -84,7 +86,8 @@ def test_losses_and_gradients_are_finite_at_any_logit(config):
         with tf.GradientTape() as tape:
             tape.watch([a, b])
             losses = heads.task_losses([a, b], [tf.fill(a.shape, y) for y in labels])
-            total = tf.add_n(losses)
+            penalty = heads.penalty([a, b])
+            total = tf.add_n([*losses, 0.0 if penalty is None else penalty])
         gradients = [tf.convert_to_tensor(g) for g in tape.gradient(total, [a, b], unconnected_gradients="zero")]
         assert all(np.isfinite(x).all() for x in (*losses, *gradients))
 
@@ -138,7 +141,7 @@ def test_log1mexp_equals_float64_and_has_finite_gradients():
 
 def test_each_loss_reaches_the_towers_that_the_equation_says():
     reached = {}
-    for config in (EntireSpaceConfig(name="entire_space"), PlainConfig(name="plain")):
+    for config in CONFIGS:
         heads = config.build(DEFAULT_TASKS, seed=0)
         x = tf.random.normal([8, 4], seed=1)
         heads([x, x])
@@ -147,4 +150,107 @@ def test_each_loss_reaches_the_towers_that_the_equation_says():
         reached[config.name] = [
             [tape.gradient(loss, tower.trainable_variables[0]) is not None for tower in heads.towers] for loss in losses
         ]
-    assert reached == {"entire_space": [[True, False], [True, True]], "plain": [[True, False], [False, True]]}
+    assert reached == {
+        "entire_space": [[True, False], [True, True]],
+        "plain": [[True, False], [False, True]],
+        "joint": [[True, False], [False, True]],
+    }
+
+
+def as_tensors(arrays):
+    return [tf.constant(a, tf.float32) for a in arrays]
+
+
+@pytest.mark.parametrize("tasks", [DEFAULT_TASKS, THREE], ids=["two steps", "three steps"])
+def test_joint_losses_are_cross_entropies_of_each_probability_over_all_rows(tasks):
+    rng = np.random.default_rng(2)
+    logits = [rng.normal(size=64) for _ in tasks]
+    labels = chain_labels(rng, 64, len(tasks))
+    heads = JointConfig(name="joint").build(tasks, seed=0)
+
+    losses = heads.task_losses(as_tensors(logits), as_tensors(labels))
+
+    expected = [bce(y, sigmoid(a)).mean() for y, a in zip(labels, logits)]
+    np.testing.assert_allclose([float(x) for x in losses], expected, rtol=1e-5)
+    assert heads.loss_names == ("ctr", *(t.joint for t in tasks[1:]))
+
+
+def test_joint_conditionals_are_quotients_of_at_most_1():
+    logits = [[-3.0, 0.0, 2.0, -60.0], [-4.0, -50.0, 3.0, -61.0], [-4.5, -3.0, 2.5, -61.0]]
+    p = JointConfig(name="joint").build(THREE, seed=0).probabilities(as_tensors(logits))
+    joint = [sigmoid(np.array(a)) for a in logits]
+    assert list(p) == ["pctr", "pcart", "pcvr", "pctcart", "pctcvr"]
+    for name, expected in zip(("pctr", "pctcart", "pctcvr"), joint):
+        np.testing.assert_allclose(p[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(p["pcart"], np.minimum(1, joint[1] / joint[0]), rtol=1e-5)
+    np.testing.assert_allclose(p["pcvr"], np.minimum(1, joint[2] / joint[1]), rtol=1e-5)
+    assert 1.0 in p["pcart"].numpy() and all(v.dtype == tf.float32 and v.shape == [4] for v in p.values())
+
+
+def test_a_quotient_of_probabilities_that_underflow_is_still_right():
+    p = JointConfig(name="joint").build(DEFAULT_TASKS, seed=0).probabilities(as_tensors([[-200.0], [-201.0]]))
+    assert float(p["pctr"][0]) == float(p["pctcvr"][0]) == 0.0
+    np.testing.assert_allclose(p["pcvr"], [np.exp(-1)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [DEFAULT_TASKS, THREE], ids=["two steps", "three steps"])
+def test_the_calibrator_is_the_mean_growth_down_the_funnel(tasks):
+    rng = np.random.default_rng(3)
+    logits = [rng.normal(size=32) for _ in tasks]
+    heads = JointConfig(name="joint", calibrator=0.6).build(tasks, seed=0)
+    p = [sigmoid(a) for a in logits]
+    expected = 0.6 * sum(np.maximum(p[k] - p[k - 1], 0).mean() for k in range(1, len(p)))
+    np.testing.assert_allclose(heads.penalty(as_tensors(logits)), expected, rtol=1e-5)
+
+
+def test_the_calibrator_is_0_where_probabilities_fall_and_none_where_it_is_off():
+    falling = as_tensors([[2.0, 0.0], [1.0, 0.0]])
+    assert float(JointConfig(name="joint", calibrator=0.6).build(DEFAULT_TASKS, seed=0).penalty(falling)) == 0.0
+    for config in (JointConfig(name="joint"), PlainConfig(name="plain"), EntireSpaceConfig(name="entire_space")):
+        assert config.build(DEFAULT_TASKS, seed=0).penalty(falling) is None
+
+
+def test_the_calibrator_of_replicas_adds_up_to_that_of_the_whole_batch(monkeypatch):
+    heads = JointConfig(name="joint", calibrator=1.0).build(DEFAULT_TASKS, seed=0)
+    logits = as_tensors([[0.0, 1.0, -1.0], [1.0, 0.0, 2.0]])
+    alone = float(heads.penalty(logits))
+    # Two replicas with one row and two rows: each is told the sum of the rows.
+    monkeypatch.setattr("models.heads.joint.sum_over_replicas", lambda counts: [tf.constant(3.0)])
+    parts = [float(heads.penalty([a[rows] for a in logits])) for rows in (slice(0, 1), slice(1, 3))]
+    assert min(parts) > 0
+    np.testing.assert_allclose(sum(parts), alone, rtol=1e-6)
+
+
+def widths(heads):
+    return [[v.shape[1] for v in tower.trainable_variables if "kernel" in v.name] for tower in heads.towers]
+
+
+def test_a_tower_of_its_own_for_a_task():
+    text = '{"name": "plain", "tower": [6], "towers": {"cvr": [5, 4], "ctr": []}}'
+    heads = TypeAdapter(AnyHeads).validate_json(text).build(THREE, seed=0)
+    heads([tf.ones([2, 3])] * 3)
+    assert widths(heads) == [[1], [6, 1], [5, 4, 1]]
+
+
+def test_the_tower_of_a_task_that_is_not_there_is_refused():
+    config = PlainConfig(name="plain", towers={"ctr": (3,), "cvrr": (5,)})
+    config.check_tasks(("ctr", "cvrr"))
+    with pytest.raises(ValueError, match="towers: expected names of tasks, among ctr, cvr, got 'cvrr'"):
+        config.check_tasks(("ctr", "cvr"))
+    with pytest.raises(ValueError, match="cvrr"):
+        config.build(DEFAULT_TASKS, seed=0)
+
+
+def test_towers_are_normalised_before_each_activation():
+    heads = PlainConfig(name="plain", tower=(6, 4), normalization="layer").build(DEFAULT_TASKS, seed=0)
+    x = tf.random.normal([8, 3], seed=1)
+    logits = heads([x, x])
+    for tower, logit in zip(heads.towers, logits):
+        h = x.numpy().astype(np.float64)
+        weights = [v.numpy().astype(np.float64) for v in tower.trainable_variables]
+        assert len(weights) == 2 * 4 + 2
+        for kernel, bias, scale, offset in (weights[:4], weights[4:8]):
+            h = h @ kernel + bias
+            h = (h - h.mean(axis=1, keepdims=True)) / np.sqrt(h.var(axis=1, keepdims=True) + 1e-3)
+            h = np.maximum(scale * h + offset, 0)
+        np.testing.assert_allclose(logit, (h @ weights[8] + weights[9])[:, 0], rtol=1e-3, atol=1e-4)
