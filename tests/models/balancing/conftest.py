@@ -42,3 +42,37 @@ def drive(weigh):
         return np.array(weights)
 
     return drive
+
+
+@pytest.fixture(scope="session")
+def gradients():
+    """Named matrices of task gradients [K, d], float64: in general position, and in each degenerate one."""
+
+    def gradients(tasks):
+        generator = np.random.default_rng(tasks)
+        normal = generator.normal(size=(tasks, 2 * tasks))
+        line = generator.normal(size=(1, 5))
+        sizes = generator.uniform(0.5, 2.0, (tasks, 1))
+        signs = np.where(np.arange(tasks) % 2, -1.0, 1.0)[:, None]
+        return {
+            "random": normal,
+            "agreeing": np.abs(normal),
+            "conflicting": normal - 0.95 * normal.mean(axis=0) * (tasks > 2) - 0.6 * normal[::-1],
+            "of many lengths": normal * 10.0 ** np.linspace(-3, 3, tasks)[:, None],
+            "of extreme lengths": normal * 10.0 ** np.linspace(-10, 15, tasks)[:, None],
+            "rank deficient": generator.normal(size=(tasks, max(1, tasks // 2))),
+            "equal": np.repeat(line, tasks, axis=0),
+            "parallel": sizes * line,
+            "opposite": signs * line,
+            "opposite, of other lengths": sizes * signs * line,
+            "one zero": normal * (np.arange(tasks) > 0)[:, None],
+            "zero": 0.0 * normal,
+        }
+
+    return gradients
+
+
+@pytest.fixture(scope="session")
+def rounded():
+    """The Gram matrix as balancers see it, rounded to float32, in float64: what a reference must start from."""
+    return lambda gradients: (gradients @ gradients.T).astype(np.float32).astype(np.float64)
