@@ -69,3 +69,15 @@ def test_the_last_weights_are_only_a_start(last, gradients, rounded, weigh):
     state = {"alpha": tf.constant(last, tf.float32)}
     alpha = weigh(NashMTL(name="nash_mtl"), np.ones(3), matrix, state)[0].shared
     np.testing.assert_allclose(alpha, weigh(NashMTL(name="nash_mtl"), np.ones(3), matrix)[0].shared, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [25, 130, 399, 1, 2, 3])
+def test_dependent_gradients_do_not_lead_the_iteration_out_of_the_positive_weights(seed, rounded, weigh):
+    # From the first three of these seeds whole Newton steps end at negative weights.
+    g = np.random.default_rng(seed).normal(size=(8, 4))
+    matrix = rounded(g / np.linalg.norm(g, axis=1, keepdims=True))
+    values, vectors = np.linalg.eigh(matrix)
+    definite = vectors * np.maximum(values, 1e-6) @ vectors.T / np.linalg.norm(matrix)
+    alpha = weigh(NashMTL(name="nash_mtl"), np.ones(8), matrix)[0].shared.numpy().astype(np.float64)
+    assert (alpha > 0).all()
+    np.testing.assert_allclose(alpha * (definite @ alpha), np.ones(8), rtol=2e-2)
