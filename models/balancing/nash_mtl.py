@@ -10,7 +10,8 @@ from models.balancing.base import GramBalancer, Run, State, Weights
 from models.balancing.simplex import scaled
 
 # Least eigenvalue of the cosines: where a positive combination of the gradients is zero, weights would be infinite.
-_FLOOR = 1e-6
+# They grow as the inverse root of this, and the sum of gradients so weighted must stay above float32's rounding.
+_FLOOR = 1e-5
 _MOST_STEPS = 60
 
 
