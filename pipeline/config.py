@@ -14,7 +14,7 @@ from components.evaluator.config import EvaluationConfig, Gate, check_gates
 from components.example_validator.config import ValidationConfig
 from components.log_example_gen.config import AttributionConfig, LogsConfig, WindowConfig
 from components.trainer.config import TrainingConfig
-from models.balancing import AnyBalancer, Static
+from models.balancing import AnyBalancer, GramBalancer, Static
 from models.features import Feature, check_features
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
@@ -95,11 +95,22 @@ class Config(Section):
         for column in self.validation.drift:
             if column not in names:
                 raise ValueError(f"validation.drift: expected names of features, got '{column}'")
-        if isinstance(self.balancer, Static):
+        for key, section in (("balancer", self.balancer), ("model.heads", self.model.heads)):
             try:
-                self.balancer.check_tasks(tuple(t.name for t in self.tasks))
+                section.check_tasks(tuple(t.name for t in self.tasks))
             except ValueError as error:
-                raise ValueError(f"balancer.{error}") from None
+                raise ValueError(f"{key}.{error}") from None
+        balancer = self.balancer
+        if (
+            self.training.strategy == "mirrored"
+            and isinstance(balancer, GramBalancer)
+            and balancer.level == "parameters"
+            and balancer.refresh_every > 1
+        ):
+            raise ValueError(
+                f"balancer.refresh_every: expected 1 with training.strategy: mirrored at level parameters, "
+                f"got {balancer.refresh_every}"
+            )
         return self
 
 

@@ -137,7 +137,12 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         base_model=baseline.outputs["model"],
         train_args=trainer_pb2.TrainArgs(splits=["train"]),
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={"spec": trainer_spec, "code_fingerprint": code_fingerprint("components.trainer.run_fn")},
+        custom_config={
+            "spec": trainer_spec,
+            "code_fingerprint": code_fingerprint("components.trainer.run_fn"),
+            # Outside of the artifacts: TFX gives a second attempt new ones.
+            "checkpoints": str(root / "checkpoints"),
+        },
     )
     evaluator = Evaluator(
         examples=examples.outputs["examples"],

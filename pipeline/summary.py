@@ -93,6 +93,8 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
             "evaluation": evaluation,
             "reconciliation": result.output("LogExampleGen", "report"),
             "training": training,
+            "training record": training / "training.json",
+            "training plot": training / "training.png",
             "logs": result.logs,
         },
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from models.balancing import AnyBalancer
 from models.features import Feature
@@ -13,18 +15,45 @@ from models.tasks import TaskConfig
 
 
 class TrainingConfig(Section):
-    """How long and on what batches to train."""
+    """How long, on what batches and on what devices to train."""
 
     epochs: PositiveInt = Field(
         1, description="Passes over the training days. Click models overfit from the second on."
     )
-    batch_size: PositiveInt = Field(1024, description="Rows of a training step.")
+    batch_size: PositiveInt = Field(1024, description="Rows of a training step, over all devices together.")
     seed: NonNegativeInt = Field(1, description="Decides initial weights, the order of rows and dropout.")
     shuffle_rows: PositiveInt = Field(50_000, description="Rows in the buffer that the next row is drawn from.")
+    cache: bool = Field(
+        False, description="Keep the rows in memory: they are read once, and shuffled all together at each epoch."
+    )
     probe_every: NonNegativeInt = Field(
         100, description="Steps between looks at the task gradients for methods that do not need them; 0 for never."
     )
+    checkpoint_every: NonNegativeInt = Field(
+        1000, description="Steps between checkpoints, from which a run that was interrupted goes on; 0 for none."
+    )
+    max_left_out: NonNegativeInt = Field(
+        10,
+        description="Steps in which a task may be left out because its loss or gradient is not finite; "
+        "one more ends the run.",
+    )
+    precision: Literal["float32", "mixed_bfloat16"] = Field(
+        "float32", description="What dense layers compute in; weights and losses are float32 in any case."
+    )
+    xla: bool = Field(False, description="Compile the dense part of the training step with XLA.")
+    strategy: Literal["none", "mirrored"] = Field(
+        "none", description="Devices: one, or all visible GPUs, each with its part of the batch."
+    )
     warm_start: bool = Field(True, description="Start from the weights of the model in service where they fit.")
+
+    @model_validator(mode="after")
+    def _devices_agree(self) -> TrainingConfig:
+        if self.xla and self.strategy == "mirrored":
+            raise ValueError(
+                "xla and strategy: expected xla: false with strategy: mirrored, got xla: true; "
+                "set xla: false or strategy: none"
+            )
+        return self
 
 
 class TrainerSpec(Section):

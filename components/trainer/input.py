@@ -1,12 +1,104 @@
-"""The trainer's input: transformed tf.Examples in batches."""
+"""The trainer's input: transformed tf.Examples in batches, in an order that seed and epoch decide."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.trainer.config import TrainingConfig
 from models.features import Feature
+
+_READ_AT_ONCE = 10_000
+
+
+class Examples:
+    """The rows of some files, as batches ({feature: tensor}, labels float32 [batch, K]).
+
+    Args:
+      patterns: the files.
+      transform: what wrote them.
+      features: which columns to read.
+      labels: columns of the labels, in the order of the chain.
+      training: batch size, seed, shuffling and caching.
+    """
+
+    def __init__(
+        self,
+        patterns: list[str],
+        transform: tft.TFTransformOutput,
+        features: tuple[Feature, ...],
+        labels: list[str],
+        training: TrainingConfig,
+    ):
+        spec = transform.transformed_feature_spec()
+        self._spec = {name: spec[name] for name in (*(f.name for f in features), *labels)}
+        self._labels = labels
+        self._training = training
+        self._files, self._compression = _files(patterns)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of rows."""
+        if self._training.cache:
+            return int(tf.size(self._cached))
+        return _count(self._files, self._compression)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.count // self._training.batch_size)
+
+    def in_order(self) -> tf.data.Dataset:
+        """One pass over the files, as they are."""
+        return self._parsed(self._read(self._files).batch(self._training.batch_size))
+
+    def epoch(self, epoch: int, skip: int = 0) -> tf.data.Dataset:
+        """The batches of an epoch from number `skip` on.
+
+        The order of files and rows is new at every epoch, and a function of (`training.seed`, `epoch`) alone:
+        training that is resumed sees the rows that it would have seen.
+        """
+        order = np.random.default_rng([self._training.seed, epoch])
+        size = self._training.batch_size
+        if self._training.cache:
+            cached = self._cached
+            places = tf.data.Dataset.from_tensor_slices(order.permutation(self.count)[skip * size :]).batch(size)
+            return self._parsed(places, lambda some: tf.gather(cached, some))
+        rows = self._read([str(name) for name in order.permutation(self._files)])
+        rows = rows.shuffle(
+            self._training.shuffle_rows, seed=int(order.integers(2**31)), reshuffle_each_iteration=False
+        )
+        # Rows are skipped before they are parsed, which is what costs.
+        return self._parsed(rows.batch(size).skip(skip))
+
+    @cached_property
+    def _cached(self) -> tf.Tensor:
+        """Every row as it lies in the files, string [rows]."""
+        with tf.device("CPU:0"):
+            found = [*self._read(self._files).batch(_READ_AT_ONCE)]
+            return tf.concat(found, axis=0) if found else tf.zeros([0], tf.string)
+
+    def _read(self, files: list[str]) -> tf.data.Dataset:
+        return tf.data.Dataset.from_tensor_slices(files).interleave(
+            lambda file: tf.data.TFRecordDataset(file, self._compression),
+            cycle_length=4,
+            num_parallel_calls=2,
+            deterministic=True,
+        )
+
+    def _parsed(self, batches: tf.data.Dataset, read: Callable = tf.identity) -> tf.data.Dataset:
+        def parse(some: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            parsed = tf.io.parse_example(read(some), self._spec)
+            targets = tf.stack([tf.cast(parsed.pop(label), tf.float32) for label in self._labels], axis=1)
+            return parsed, targets
+
+        options = tf.data.Options()
+        # The autotuner can stall for seconds at the end of a pass; parallelism is explicit instead.
+        options.autotune.enabled = False
+        return batches.map(parse, num_parallel_calls=2, deterministic=True).prefetch(4).with_options(options)
 
 
 def read_examples(
@@ -18,38 +110,18 @@ def read_examples(
     *,
     shuffle: bool,
 ) -> tf.data.Dataset:
-    """Batches ({feature: tensor}, labels float32 [batch, K]), one pass over the files.
-
-    With `shuffle`, files and rows come in a new order at every pass, decided by `training.seed`.
-    """
-    spec = transform.transformed_feature_spec()
-    spec = {name: spec[name] for name in (*(f.name for f in features), *labels)}
-    files, compression = _files(patterns)
-
-    def parse(serialized: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-        parsed = tf.io.parse_example(serialized, spec)
-        targets = tf.stack([tf.cast(parsed.pop(label), tf.float32) for label in labels], axis=1)
-        return parsed, targets
-
-    names = tf.data.Dataset.from_tensor_slices(files)
-    if shuffle:
-        names = names.shuffle(len(files), seed=training.seed)
-    rows = names.interleave(
-        lambda f: tf.data.TFRecordDataset(f, compression), cycle_length=4, num_parallel_calls=2, deterministic=True
-    )
-    if shuffle:
-        rows = rows.shuffle(training.shuffle_rows, seed=training.seed)
-    batches = rows.batch(training.batch_size).map(parse, num_parallel_calls=2, deterministic=True).prefetch(4)
-    options = tf.data.Options()
-    # The autotuner can stall for seconds at the end of a pass; parallelism is explicit instead.
-    options.autotune.enabled = False
-    return batches.with_options(options)
+    """One pass over the files: as they are, or in the order of the first epoch."""
+    examples = Examples(patterns, transform, features, labels, training)
+    return examples.epoch(0) if shuffle else examples.in_order()
 
 
 def count_examples(patterns: list[str]) -> int:
     """Number of examples in the files."""
-    files, compression = _files(patterns)
-    rows = tf.data.TFRecordDataset(files, compression, num_parallel_reads=2).batch(10_000)
+    return _count(*_files(patterns))
+
+
+def _count(files: list[str], compression: str) -> int:
+    rows = tf.data.TFRecordDataset(files, compression, num_parallel_reads=2).batch(_READ_AT_ONCE)
     return sum(int(tf.shape(batch)[0]) for batch in rows)
 
 

@@ -1,4 +1,4 @@
-"""The record of a training run: losses, task weights and how the task gradients lie to each other."""
+"""The record of a training run: losses, task weights, how the task gradients lie to each other, use of experts."""
 
 from __future__ import annotations
 
@@ -8,83 +8,134 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tf_keras as keras
 
-from models.section import UserError
+from components.trainer.plot import plot
+from models.ranker import Ranker
 
 
-class TrainingRecord(keras.callbacks.Callback):
-    """Writes TensorBoard scalars every `log_every` steps, and all of them as training.json at the end.
+class TrainingRecord:
+    """Observes a ranker every `log_every` steps: TensorBoard scalars, and all of them as training.json at the end.
 
-    Raises:
-      UserError: when a task's loss is not finite, which no later step would mend.
+    A window is a mapping of names to numbers: the mean losses of its steps, and what the last of them found.
+
+    Args:
+      folder: where to write.
+      ranker: the ranker.
+      log_every: steps of a window. It should be the ranker's `probe_every`, so that each window ends with a look
+        at the gradients: at steps 0, n, 2n, ...
+
+    Attributes:
+      steps: steps done.
+      seconds: time spent in them.
+      warm_start: what was carried over from the model in service.
+      evaluation: losses on the evaluation days.
     """
 
-    def __init__(self, folder: Path, *, log_every: int):
-        super().__init__()
+    def __init__(self, folder: Path, ranker: Ranker, *, log_every: int):
         self.folder = folder
-        self.log_every = log_every
         self.steps = 0
         self.seconds = 0.0
         self.warm_start = ""
         self.evaluation: dict[str, float] = {}
         self.windows: list[dict[str, Any]] = []
+        self._ranker = ranker
+        self._log_every = log_every
         self._writer = tf.summary.create_file_writer(str(folder))
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        # The look at the gradients is taken at steps 0, n, 2n, ...: this is the end of such a step.
-        if self.steps % self.log_every == 0:
-            self._observe(logs or {})
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON."""
+        return {name: getattr(self, name) for name in ("steps", "seconds", "warm_start", "windows")}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a state; the windows so far go to TensorBoard once more, for the folder may be a new one."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        for window in self.windows:
+            self._to_tensorboard(window)
+
+    def after_step(self) -> None:
+        """Notes the end of a step."""
+        if self.steps % self._log_every == 0:
+            window = self._window()
+            self.windows.append(window)
+            self._to_tensorboard(window)
+            for mean in self._ranker.loss_means:
+                mean.reset_state()
         self.steps += 1
 
-    def refuse_divergence(self, losses: dict[str, float]) -> None:
-        """Stops a training run whose losses are no longer numbers.
-
-        Raises:
-          UserError: naming the loss and the step.
-        """
-        bad = [name for name, value in losses.items() if not np.isfinite(value)]
-        if bad:
-            raise UserError(
-                f"training diverged: {bad[0]} is {losses[bad[0]]} at step {self.steps}; a smaller "
-                f"optimizer.dense.learning_rate or optimizer.embedding.learning_rate, or optimizer.clip_norm, may help"
-            )
-
-    def _observe(self, losses: dict[str, float]) -> None:
-        self.refuse_divergence(losses)
-        names = [t.name for t in self.model.tasks]
-        gram = self.model.last_gram.numpy().astype(np.float64)
-        norms = np.sqrt(np.diag(gram))
-        scalars = {name: float(value) for name, value in losses.items()}
-        scalars |= {f"weight_{n}": float(w) for n, w in zip(names, self.model.task_weights.numpy())}
-        scalars |= {f"gradient_norm_{n}": float(x) for n, x in zip(names, norms)}
-        for i in range(len(names)):
-            for j in range(i):
-                scale = norms[i] * norms[j]
-                scalars[f"cosine_{names[j]}_{names[i]}"] = float(gram[i, j] / scale) if scale > 0 else 0.0
-        self.windows.append({"step": self.steps, **scalars})
-        with self._writer.as_default(step=self.steps):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-
     def write(self) -> None:
-        """Writes training.json and closes the TensorBoard events."""
-        names = [t.name for t in self.model.tasks]
-        probes = float(self.model.probes.numpy())
-        conflicts = self.model.conflicts.numpy()
-        summary = {
+        """Writes training.json and training.png, and closes the TensorBoard events."""
+        ranker = self._ranker
+        names = self._tasks
+        written = {
+            "tasks": names,
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
             "warm_start": self.warm_start,
             "evaluation": self.evaluation,
-            "gradient_probes": int(probes),
-            "conflict_rate": {
-                f"{names[j]}_{names[i]}": float(conflicts[i, j]) / probes if probes else None
-                for i in range(len(names))
-                for j in range(i)
+            "gradient_probes": int(ranker.probes.numpy()),
+            "conflict_rate": self._conflict_rate(),
+            "left_out": {name: int(n) for name, n in zip(names, ranker.left_out.numpy())},
+            "gates": {
+                name: {
+                    "use": [float(share) for share in use.numpy()],
+                    "entropy": float(ranker.gate_entropy[name].numpy()),
+                }
+                for name, use in ranker.gate_use.items()
+            },
+            "summary": {
+                "weights": {name: float(w) for name, w in zip(names, ranker.task_weights.numpy())},
+                "mean_cosine": {
+                    pair: float(np.mean(found)) if (found := self._all(f"cosine_{pair}")) else None
+                    for pair in self._pairs()
+                },
+                "conflict_rate": self._conflict_rate(),
             },
             "windows": self.windows,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "training.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        (self.folder / "training.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
+        plot(written, self.folder / "training.png")
         self._writer.close()
+
+    def _window(self) -> dict[str, Any]:
+        ranker, names = self._ranker, self._tasks
+        window: dict[str, Any] = {"step": self.steps}
+        window |= {mean.name: float(mean.result().numpy()) for mean in ranker.loss_means}
+        window |= {f"weight_{n}": float(w) for n, w in zip(names, ranker.task_weights.numpy())}
+        window |= {f"left_out_{n}": int(x) for n, x in zip(names, ranker.left_out.numpy())}
+        if ranker.probes.numpy() > 0:
+            gram = ranker.last_gram.numpy().astype(np.float64)
+            norms = np.sqrt(np.diag(gram))
+            window |= {f"gradient_norm_{n}": float(x) for n, x in zip(names, norms)}
+            for pair, (i, j) in self._pairs().items():
+                # A zero gradient, as of a task without a row in the batch, has no direction.
+                if norms[i] > 0 and norms[j] > 0:
+                    window[f"cosine_{pair}"] = float(gram[i, j] / (norms[i] * norms[j]))
+            window |= {f"conflict_rate_{pair}": rate for pair, rate in self._conflict_rate().items()}
+        for gate, use in ranker.gate_use.items():
+            window |= {f"gate_{gate}_{e}": float(share) for e, share in enumerate(use.numpy())}
+            window[f"gate_entropy_{gate}"] = float(ranker.gate_entropy[gate].numpy())
+        return window
+
+    def _to_tensorboard(self, window: dict[str, Any]) -> None:
+        with self._writer.as_default(step=window["step"]):
+            for name, value in window.items():
+                if name != "step":
+                    tf.summary.scalar(name, value)
+
+    def _conflict_rate(self) -> dict[str, float | None]:
+        """Per pair of tasks, the share of the looks at which their gradients pointed against each other."""
+        probes, conflicts = float(self._ranker.probes.numpy()), self._ranker.conflicts.numpy()
+        return {pair: float(conflicts[i, j]) / probes if probes else None for pair, (i, j) in self._pairs().items()}
+
+    def _pairs(self) -> dict[str, tuple[int, int]]:
+        names = self._tasks
+        return {f"{names[j]}_{names[i]}": (i, j) for i in range(len(names)) for j in range(i)}
+
+    def _all(self, name: str) -> list[float]:
+        return [window[name] for window in self.windows if name in window]
+
+    @property
+    def _tasks(self) -> list[str]:
+        return [t.name for t in self._ranker.tasks]

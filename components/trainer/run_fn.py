@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
-import time
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -13,8 +12,11 @@ import tf_keras as keras
 from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from components.trainer.config import TrainerSpec
-from components.trainer.input import count_examples, read_examples
+from components.trainer.checkpoints import Checkpoints, checkpoint_folder
+from components.trainer.config import TrainerSpec, TrainingConfig
+from components.trainer.guard import refuse_divergence
+from components.trainer.input import Examples
+from components.trainer.loop import train
 from components.trainer.record import TrainingRecord
 from models.preprocessing import table_rows
 from models.ranker import Ranker
@@ -25,47 +27,72 @@ from serving.warm_start import warm_start
 def run_fn(fn_args: FnArgs) -> None:
     """Trains on the `train` split, reports the losses on the `eval` split, exports the SavedModel.
 
+    Where an earlier attempt at the same run was interrupted, training goes on from its last checkpoint.
+
     Args:
-      fn_args: as TFX fills it; `custom_config["spec"]` is the canonical JSON of a `TrainerSpec`.
+      fn_args: as TFX fills it; `custom_config["spec"]` is the canonical JSON of a `TrainerSpec`, and
+        `custom_config["checkpoints"]` the folder of all runs' checkpoints.
 
     Outputs:
-      The SavedModel in `fn_args.serving_model_dir`; `training.json` and TensorBoard events in
+      The SavedModel in `fn_args.serving_model_dir`; `training.json`, `training.png` and TensorBoard events in
       `fn_args.model_run_dir`.
     """
     spec = TrainerSpec.from_json(fn_args.custom_config["spec"])
-    keras.utils.set_random_seed(spec.training.seed)
+    training = spec.training
+    keras.utils.set_random_seed(training.seed)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
     labels = [t.label for t in spec.tasks]
-    train = read_examples(fn_args.train_files, transform, spec.features, labels, spec.training, shuffle=True)
-    evaluation = read_examples(fn_args.eval_files, transform, spec.features, labels, spec.training, shuffle=False)
-
-    ranker = Ranker(
-        spec.features,
-        table_rows(spec.features, transform),
-        spec.tasks,
-        spec.model,
-        spec.balancer,
-        spec.optimizer,
-        steps=spec.training.epochs * math.ceil(count_examples(fn_args.train_files) / spec.training.batch_size),
-        seed=spec.training.seed,
-        probe_every=spec.training.probe_every,
+    examples = Examples(fn_args.train_files, transform, spec.features, labels, training)
+    evaluation = Examples(
+        fn_args.eval_files, transform, spec.features, labels, training.model_copy(update={"cache": False})
     )
-    ranker.compile()
+    with _strategy(training).scope():
+        ranker = Ranker(
+            spec.features,
+            table_rows(spec.features, transform),
+            spec.tasks,
+            spec.model,
+            spec.balancer,
+            spec.optimizer,
+            steps=training.epochs * examples.steps_per_epoch,
+            steps_per_epoch=examples.steps_per_epoch,
+            seed=training.seed,
+            probe_every=training.probe_every,
+            precision=training.precision,
+            xla=training.xla,
+        )
+        ranker.compile()
     model = spec.model.model_dump(mode="json")
-    record = TrainingRecord(Path(fn_args.model_run_dir), log_every=spec.training.probe_every or 100)
-    if spec.training.warm_start and fn_args.base_model and tf.io.gfile.exists(fn_args.base_model):
-        carried = warm_start(ranker, transform, spec.features, model, fn_args.base_model)
-        record.warm_start = str(carried)
-    else:
-        record.warm_start = "none: no model in service" if spec.training.warm_start else "none: turned off"
+    record = TrainingRecord(Path(fn_args.model_run_dir), ranker, log_every=training.probe_every or 100)
+    folder = checkpoint_folder(fn_args.custom_config["checkpoints"], _decided_by(fn_args))
+    checkpoints = Checkpoints(folder, ranker, record, every=training.checkpoint_every)
+    if not checkpoints.restore():
+        if training.warm_start and fn_args.base_model and tf.io.gfile.exists(fn_args.base_model):
+            record.warm_start = str(warm_start(ranker, transform, spec.features, model, fn_args.base_model))
+        else:
+            record.warm_start = "none: no model in service" if training.warm_start else "none: turned off"
     logging.info("Warm start: %s.", record.warm_start)
 
-    started = time.monotonic()
-    ranker.fit(train, epochs=spec.training.epochs, callbacks=[record], verbose=0)
-    record.seconds = time.monotonic() - started
-    record.evaluation = {k: float(v) for k, v in ranker.evaluate(evaluation, verbose=0, return_dict=True).items()}
-    record.refuse_divergence(record.evaluation)
+    train(ranker, examples, record, checkpoints, training)
+    losses = ranker.evaluate(evaluation.in_order(), verbose=0, return_dict=True)
+    record.evaluation = {k: float(v) for k, v in losses.items()}
+    refuse_divergence(record.evaluation)
     record.write()
-    losses = json.dumps(record.evaluation)
-    logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, losses)
+    shown = json.dumps(record.evaluation)
+    logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, shown)
     export(ranker, transform, spec.features, fn_args.serving_model_dir, model)
+    checkpoints.delete()
+
+
+def _strategy(training: TrainingConfig) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy() if training.strategy == "mirrored" else tf.distribute.get_strategy()
+
+
+def _decided_by(fn_args: FnArgs) -> dict[str, Any]:
+    """All that a training run depends on; the folders that TFX gives it are new at every attempt."""
+    return {
+        **{key: value for key, value in fn_args.custom_config.items() if key != "checkpoints"},
+        "train": fn_args.train_files,
+        "transform": fn_args.transform_graph_path,
+        "base_model": fn_args.base_model,
+    }

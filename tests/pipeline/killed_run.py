@@ -22,14 +22,14 @@ def kill_in_training() -> None:
     """At the end of the third batch."""
     from components.trainer.record import TrainingRecord
 
-    observe = TrainingRecord.on_train_batch_end
+    observe = TrainingRecord.after_step
 
-    def on_train_batch_end(self: TrainingRecord, batch: int, logs: dict[str, float] | None = None) -> None:
-        observe(self, batch, logs)
+    def after_step(self: TrainingRecord) -> None:
+        observe(self)
         if self.steps == 3:
             kill()
 
-    TrainingRecord.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign]
+    TrainingRecord.after_step = after_step  # type: ignore[method-assign]
 
 
 def kill_in_publish() -> None:

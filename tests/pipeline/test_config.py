@@ -63,9 +63,19 @@ MISTAKES = {
         "model.trunk={name: tree}",
         r"model\.trunk\.name: expected one of .*'shared_bottom'.*, got 'tree'",
     ),
-    "no such preset": ("model.preset=dlrm", r"model: preset: expected one of esmm, shared_bottom, got 'dlrm'"),
+    "no such preset": ("model.preset=dlrm", r"model: preset: expected one of esmm, shared_bottom, .*got 'dlrm'"),
     "no such balancer": ("balancer.name=coin", r"balancer\.name: expected one of .*'uncertainty'.*, got 'coin'"),
     "weights of no task": ("balancer={name: static, weights: {buy: 2}}", r"balancer\.weights: expected names of tasks"),
+    "exponent of no task": ("balancer={name: htw, main_task: buy}", r"balancer\.main_task: expected .*'buy'"),
+    "tower of no task": (
+        "model.heads={name: plain, towers: {buy: [4]}}",
+        r"model\.heads\.towers: expected names of tasks, among ctr, cvr, got 'buy'",
+    ),
+    "compiled on several devices": (
+        "training={xla: true, strategy: mirrored}",
+        r"training: xla and strategy: expected xla: false with strategy: mirrored, got xla: true",
+    ),
+    "no such strategy": ("training.strategy=tpu", r"training\.strategy: expected one of 'none' or 'mirrored', got"),
     "not a duration": (
         "attribution.windows.click=soon",
         r"attribution\.windows\.click: expected a duration .*got \"soon\"",
@@ -116,6 +126,14 @@ MISTAKES = {
     "slice by no feature": ("evaluation.slices=[[tab]]", r"evaluation\.slices: expected names of features, got 'tab'"),
     "drift of no feature": ("validation.drift={tab: 0.1}", r"validation\.drift: expected names of features, got 'tab'"),
 }
+
+
+def test_weights_are_not_held_on_several_devices(file):
+    overrides = ("training.strategy=mirrored", "balancer={name: pcgrad, refresh_every: 5}")
+    message = r"balancer\.refresh_every: expected 1 with training.strategy: mirrored at level parameters, got 5"
+    with pytest.raises(ConfigError, match=message):
+        load(file, overrides=overrides)
+    load(file, overrides=(*overrides, "balancer.level=representation"))
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES.values(), ids=MISTAKES.keys())

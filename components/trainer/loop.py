@@ -1,0 +1,47 @@
+"""The training loop, which can go on from any step."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from components.trainer.checkpoints import Checkpoints
+from components.trainer.config import TrainingConfig
+from components.trainer.guard import FiniteGuard
+from components.trainer.input import Examples
+from components.trainer.record import TrainingRecord
+from models.ranker import Ranker
+from models.section import UserError
+
+
+def train(
+    ranker: Ranker, examples: Examples, record: TrainingRecord, checkpoints: Checkpoints, training: TrainingConfig
+) -> None:
+    """Trains a compiled ranker from step `record.steps` to the end of the last epoch.
+
+    Not `fit`: it resets the running means of the losses at each call, which a run that is resumed within an epoch
+    would show.
+
+    Raises:
+      UserError: without a row to train on, or when a task's gradients are not finite too often.
+    """
+    per_epoch = examples.steps_per_epoch
+    if not per_epoch:
+        raise UserError("training: expected at least one row in the training days, got none")
+    step = ranker.make_train_function()
+    guard = FiniteGuard(tuple(t.name for t in ranker.tasks), training.max_left_out, _left_out(ranker))
+    clock = time.monotonic()
+    while record.steps < training.epochs * per_epoch:
+        epoch, skip = divmod(record.steps, per_epoch)
+        batches = iter(ranker.distribute_strategy.experimental_distribute_dataset(examples.epoch(epoch, skip)))
+        for _ in range(skip, per_epoch):
+            step(batches)
+            guard.check(_left_out(ranker), record.steps)
+            record.seconds, clock = record.seconds + time.monotonic() - clock, time.monotonic()
+            record.after_step()
+            checkpoints.after_step()
+
+
+def _left_out(ranker: Ranker) -> np.ndarray:
+    return ranker.left_out.numpy()
