@@ -173,10 +173,17 @@ class Ranker(keras.Model):
 
     def _layers(self) -> tuple[int, ...]:
         """The number of its layer for each table and each dense weight."""
-        owners = [f"table_{i}" for i in range(len(self.encoder.tables))]
-        owners += [v.name.rpartition("/")[0] for v in self._dense]
-        numbers = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
-        return tuple(numbers[owner] for owner in owners)
+        # Names do not tell: stacks of several tasks give their layers the same ones.
+        owners: dict[int, tuple[int, int]] = {}
+        for number, layer in enumerate(m for m in self.submodules if isinstance(m, keras.layers.Layer)):
+            for weight in layer.trainable_weights:
+                size = len(layer.trainable_weights)
+                if id(weight) not in owners or size <= owners[id(weight)][0]:
+                    owners[id(weight)] = (size, number)
+        tables = [(0, -1 - i) for i in range(len(self.encoder.tables))]
+        found = [*tables, *(owners[id(v)] for v in self._dense)]
+        numbers = {owner: i for i, owner in enumerate(dict.fromkeys(found))}
+        return tuple(numbers[owner] for owner in found)
 
     def _penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
         """What is minimised beside the tasks, outside the balancing; a share of it on each replica."""
@@ -198,7 +205,8 @@ class Ranker(keras.Model):
         if self._optimizer_config.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._optimizer_config.clip_norm)
         sparse = [
-            (tf.IndexedSlices(g, lookup.unique, tf.shape(table, out_type=lookup.unique.dtype)), table)
+            # The shape as a constant: tf.shape would read, and so may copy, the whole table.
+            (tf.IndexedSlices(g, lookup.unique, tf.constant(table.shape.as_list(), tf.int64)), table)
             for g, lookup, table in zip(gradients, lookups, tables)
             if g is not None
         ]

@@ -227,10 +227,7 @@ class _Step:
 
     def of_losses(self) -> Balanced:
         """Weights the losses and goes back once; looks at the task gradients where that is asked for."""
-        compiled = self._compiled(self._of_losses)
-        losses, gram, has_gram, finite, weights, state, gradients, observed = compiled()
-        gradients = sum_over_replicas_or_none(self._rows(gradients))
-        return self._guarded(losses, gram, has_gram, finite, weights, state, gradients, observed)
+        return self._finished(*self._compiled(self._of_losses)())
 
     def _of_losses(self) -> tuple:
         forward = _Pass(self.network, self.sources)
@@ -276,31 +273,31 @@ class _Step:
 
     def at_the_cut(self) -> Balanced:
         """Compares and combines the gradients at the cut, and goes back once below it."""
-        compiled = self._compiled(self._at_the_cut)
-        losses, gram, has_gram, finite, weights, state, gradients, observed = compiled()
-        gradients = sum_over_replicas_or_none(self._rows(gradients))
-        return self._guarded(losses, gram, has_gram, finite, weights, state, gradients, observed)
+        return self._finished(*self._compiled(self._at_the_cut)())
 
     def _at_the_cut(self, held: Weights | None = None) -> tuple:
         forward = _Pass(self.network, self.sources)
         losses = self._global(forward.losses)
-        per_task = forward.per_task_above()
-        square = tf.stack([_square([*cut, *own]) for cut, own in per_task])
-        finite = tf.math.is_finite(losses) & tf.math.is_finite(self._global(square))
-        cuts = [[_masked(finite[k], g) for g in cut] for k, (cut, _) in enumerate(per_task)]
-        owns = [[_masked(finite[k], g) for g in own] for k, (_, own) in enumerate(per_task)]
+        cuts, owns = (_Stacks(list(gradients)) for gradients in zip(*forward.per_task_above()))
+        cut_gram, own_gram = cuts.gram(), owns.gram()
+        squares = cuts.squares(cut_gram) + owns.squares(own_gram)
+        finite = tf.math.is_finite(losses) & tf.math.is_finite(self._global(squares))
+        for stacks in (cuts, owns):
+            stacks.leave_out(~finite)
         refresh = self.balancer.refresh_every if isinstance(self.balancer, GramBalancer) else 1
+        gram = _mask_gram(self._global(_sum_groups(cut_gram)), finite)
         if held is not None:
-            gram, has_gram, weights, state = tf.zeros([forward.tasks] * 2), tf.constant(False), held, self.state
+            has_gram, weights, state = tf.constant(False), held, self.state
         elif refresh == 1:
-            gram, has_gram = self._global(_gram_at_cut(cuts)), tf.constant(True)
+            has_gram = tf.constant(True)
             weights, state = self._weigh(losses, gram)
         else:
             # The products are cheap beside the passes, so only the weights are held.
-            gram, has_gram = self._global(_gram_at_cut(cuts)), tf.equal(self.step % refresh, 0)
+            has_gram = tf.equal(self.step % refresh, 0)
             weights, state = self._held_or_new(has_gram, *self._weigh(losses, gram))
-        cotangents = [_weighted_sum(list(zip(tf.unstack(weights.shared), c))) for c in zip(*cuts)]
-        combined = _Stacks(owns).combine(weights)
+        # What lies below the cut is shared, also where one task alone reads a tensor of the cut.
+        cotangents = cuts.combine(Weights(weights.shared, weights.shared))
+        combined = owns.combine(weights)
         if forward.upper.penalty is not None:
             penalty_cut, penalty_own = forward.above([forward.upper.penalty])
             cotangents, combined = _sums(cotangents, penalty_cut), _sums(combined, penalty_own)
@@ -326,8 +323,8 @@ class _Step:
             return _packed(*self._of_parameters())
 
         def hold() -> tuple:
-            found = self._compiled(lambda: self._at_the_cut(held))()
-            return _packed(*found[:6], self._rows(found[6]), found[7])
+            *rest, gradients, observed = self._compiled(lambda: self._at_the_cut(held))()
+            return _packed(*rest, self._rows(gradients), observed)
 
         return self._guarded(*_unpacked(tf.cond(tf.equal(self.step % refresh, 0), new, hold), len(self.sources)))
 
@@ -346,7 +343,7 @@ class _Step:
         weights, state = self._weigh(losses, _mask_gram(grams if self._per_layer else _sum_groups(grams), finite))
         gradients = stacks.combine(weights)
         if penalty is not None:
-            gradients = _sums(gradients, sum_over_replicas_or_none(self._rows(penalty)))
+            gradients = _sums(gradients, _sum_over_replicas(self._rows(penalty)))
         if self._per_layer:
             weights = Weights(tf.reduce_mean(weights.shared, axis=0), weights.own)
         gram = _mask_gram(_sum_groups(grams), finite)
@@ -403,7 +400,13 @@ class _Step:
     def _global(value: tf.Tensor) -> tf.Tensor:
         return sum_over_replicas([value])[0]
 
-    def _guarded(self, losses, gram, has_gram, finite, weights, state, gradients, observed) -> Balanced:
+    def _finished(self, *found) -> Balanced:
+        """Brings gradients of looked-up values to rows, and of replicas together."""
+        *rest, gradients, observed = found
+        return self._guarded(*rest, _sum_over_replicas(self._rows(gradients)), observed)
+
+    @staticmethod
+    def _guarded(losses, gram, has_gram, finite, weights, state, gradients, observed) -> Balanced:
         """Leaves the whole step out where the combined gradient is still not finite."""
         fine = tf.math.is_finite(_square(gradients))
         safe = tf.cond(
@@ -457,7 +460,7 @@ class _Stacks:
         squares = tf.unstack(tf.reduce_sum(tf.linalg.diag_part(grams), axis=0))
         for flat, reached in zip(self.flat, self.reached):
             if flat is not None and len(reached) == 1:
-                squares[reached[0]] += tf.reduce_sum(tf.square(tf.cast(flat, tf.float32)))
+                squares[reached[0]] += 2.0 * tf.nn.l2_loss(tf.cast(flat, tf.float32))
         return tf.stack(squares)
 
     def leave_out(self, tasks: tf.Tensor) -> None:
@@ -488,11 +491,6 @@ class _Stacks:
         return combined
 
 
-def sum_over_replicas_or_none(gradients: Gradients) -> Gradients:
-    summed = iter(sum_over_replicas([g for g in gradients if g is not None]))
-    return [None if g is None else next(summed) for g in gradients]
-
-
 def _gram_at_cut(per_task: list[Gradients]) -> tf.Tensor:
     return _sum_groups(_Stacks(per_task).gram())
 
@@ -518,14 +516,14 @@ def _masked(keep: tf.Tensor, gradient: Gradient | None) -> Gradient | None:
     return None if gradient is None else tf.where(keep, gradient, tf.zeros_like(gradient))
 
 
-def _weighted_sum(weighted: list[tuple[tf.Tensor, Gradient | None]]) -> Gradient | None:
-    terms = [tf.cast(w, g.dtype) * g for w, g in weighted if g is not None]
-    return tf.add_n(terms) if terms else None
-
-
 def _square(gradients: Gradients) -> tf.Tensor:
-    """The squared norm of all gradients together, float32: not finite if any of them is not."""
-    return tf.add_n([tf.reduce_sum(tf.square(tf.cast(g, tf.float32))) for g in gradients if g is not None])
+    """Half the squared norm of all gradients together, float32: not finite if any of them is not."""
+    return tf.add_n([tf.nn.l2_loss(tf.cast(g, tf.float32)) for g in gradients if g is not None])
+
+
+def _sum_over_replicas(gradients: Gradients) -> Gradients:
+    summed = iter(sum_over_replicas([g for g in gradients if g is not None]))
+    return [None if g is None else next(summed) for g in gradients]
 
 
 def _dense(gradients: Sequence[Gradient | tf.IndexedSlices | None]) -> Gradients:

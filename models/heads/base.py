@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_keras as keras
 from pydantic import Field, PositiveInt
 
+from models.replicas import sum_over_replicas
 from models.section import Section
 from models.tasks import TaskConfig
 from models.trunks.base import Activation, DenseStack, Normalization
@@ -86,6 +87,8 @@ class Heads(keras.layers.Layer):
     ) -> list[tf.Tensor]:
         """Mean loss of each task over its sample space, K scalars; 0 for a task without a row in the batch.
 
+        On one of several replicas, its part of the mean over the batch of all of them.
+
         Args:
           logits: K tensors [batch], float32.
           labels: K tensors [batch], float32 in {0, 1}; NaN where a label is missing.
@@ -93,16 +96,16 @@ class Heads(keras.layers.Layer):
         """
         missing = [tf.math.is_nan(y) for y in labels]
         filled = [tf.where(m, 0.0, y) for m, y in zip(missing, labels)]
-        losses = []
+        sums, counts = [], []
         for k, (per_row, mask) in enumerate(self.losses_per_row(logits, filled)):
             # A row's loss reads the labels down to its own step.
             weights = tf.where(tf.reduce_any(tf.stack(missing[: k + 1]), axis=0), 0.0, mask)
             if row_weights is not None:
                 weights *= row_weights
             # Not per_row * weights: a row outside the sample space must not turn 0 * inf into NaN.
-            summed = tf.reduce_sum(tf.where(weights > 0, weights * per_row, 0.0))
-            losses.append(tf.math.divide_no_nan(summed, tf.reduce_sum(weights)))
-        return losses
+            sums.append(tf.reduce_sum(tf.where(weights > 0, weights * per_row, 0.0)))
+            counts.append(tf.reduce_sum(weights))
+        return [tf.math.divide_no_nan(s, n) for s, n in zip(sums, sum_over_replicas(counts))]
 
     def penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
         """A loss on the outputs, added outside the balancing; None without one.
