@@ -11,6 +11,9 @@ import tf_keras as keras
 from models.features import PADDING_ID, Feature, IdListFeature, NumberFeature
 from models.histories import LstmAttention, TargetAttention
 
+# Small beside what Adagrad's first steps add, so that an id that was seen once or twice is little noise.
+_INITIAL_RANGE = 0.005
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -77,7 +80,7 @@ class Encoder(keras.layers.Layer):
         self.tables: list[tf.Variable] = []
         for i, (width, _) in enumerate(self._by_width):
             rows = sum(s.rows for s in self.slots.values() if s.width == width)
-            initializer = keras.initializers.RandomUniform(-0.05, 0.05, seed=seed + i)
+            initializer = keras.initializers.RandomUniform(-_INITIAL_RANGE, _INITIAL_RANGE, seed=seed + i)
             self.tables.append(self.add_weight(f"tables_{width}", [rows, width], initializer=initializer))
         self.histories: dict[str, keras.layers.Layer] = {}
         for i, feature in enumerate(f for f in features if isinstance(f, IdListFeature) and f.attends):

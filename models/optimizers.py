@@ -79,7 +79,7 @@ class EmbeddingOptimizer(_Scheduled):
     initial_accumulator: PositiveFloat = Field(
         # Losses are means over the batch, so a row's gradient is of the order 1 / batch_size: Adagrad's usual 0.1
         # would drown its square, and the embeddings would hardly learn in one epoch.
-        1e-6,
+        1e-8,
         description="Where the sums of squared gradients begin.",
     )
     epsilon: PositiveFloat = 1e-7
