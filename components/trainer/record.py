@@ -28,6 +28,7 @@ class TrainingRecord:
       steps: steps done.
       seconds: time spent in them.
       warm_start: what was carried over from the model in service.
+      resumed_at: steps from which the run went on after an interruption.
       evaluation: losses on the evaluation days.
     """
 
@@ -36,6 +37,7 @@ class TrainingRecord:
         self.steps = 0
         self.seconds = 0.0
         self.warm_start = ""
+        self.resumed_at: list[int] = []
         self.evaluation: dict[str, float] = {}
         self.windows: list[dict[str, Any]] = []
         self._ranker = ranker
@@ -44,12 +46,13 @@ class TrainingRecord:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        return {name: getattr(self, name) for name in ("steps", "seconds", "warm_start", "windows")}
+        return {name: getattr(self, name) for name in ("steps", "seconds", "warm_start", "resumed_at", "windows")}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from a state; the windows so far go to TensorBoard once more, for the folder may be a new one."""
         for name, value in state.items():
             setattr(self, name, value)
+        self.resumed_at = [*self.resumed_at, self.steps]
         for window in self.windows:
             self._to_tensorboard(window)
 
@@ -72,6 +75,7 @@ class TrainingRecord:
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
             "warm_start": self.warm_start,
+            "resumed_at": self.resumed_at,
             "evaluation": self.evaluation,
             "gradient_probes": int(ranker.probes.numpy()),
             "conflict_rate": self._conflict_rate(),

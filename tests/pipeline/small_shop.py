@@ -58,7 +58,7 @@ CONFIG = {
         "heads": {"name": "entire_space", "tower": [8]},
     },
     "balancer": {"name": "uncertainty"},
-    "training": {"epochs": 2, "batch_size": 256},
+    "training": {"epochs": 2, "batch_size": 256, "checkpoint_every": 2},
     "validation": {"schema": "schema.pbtxt", "drift": {"device": 0.2}},
     # The floors are so low that a model must be compared to fail.
     "gates": [

@@ -356,6 +356,15 @@ def test_full_disk_while_publishing(next_day):
     assert stop.repository == next_day.before
 
 
+def test_training_goes_on_where_it_was_killed(next_day):
+    # Killed after the third step, with a checkpoint at every second one.
+    record = next_day.done.output("Trainer", "model_run") / "training.json"
+    assert json.loads(record.read_text())["resumed_at"] == [2]
+    assert record.with_name("training.png").exists()
+    # What was exported needs no checkpoint any more.
+    assert list((next_day.shop.folder / "root" / "checkpoints").iterdir()) == []
+
+
 def test_kill_in_promotion(next_day):
     stop = next_day.stops["publish"]
     assert stop.exit_code == -signal.SIGKILL, stop.output

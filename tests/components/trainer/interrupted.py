@@ -73,9 +73,11 @@ def differences(case: str, root: Path) -> dict:
     assert training.checkpoints.restore()
     begun.append(training.record.steps)
     found = training.run().everything()
-    records = [{k: v for k, v in t.record.state().items() if k != "seconds"} for t in (straight, training)]
+    apart = ("seconds", "resumed_at")
+    records = [{k: v for k, v in t.record.state().items() if k not in apart} for t in (straight, training)]
     return {
         "begun": begun,
+        "resumed_at": training.record.resumed_at,
         "names": sorted(expected),
         "missing": sorted(set(expected) ^ set(found)),
         "different": [n for n in expected if n in found and not identical(expected[n], found[n])],

@@ -34,7 +34,7 @@ def interrupted(tmp_path_factory):
 def test_training_that_was_interrupted_ends_as_if_it_was_not_bit_for_bit(interrupted, case):
     found = interrupted[case]
     # From the beginning until there is a checkpoint, then from the last one before each kill.
-    assert found["begun"] == [0, 0, 3, 6, 9]
+    assert found["begun"] == [0, 0, 3, 6, 9] and found["resumed_at"] == [3, 6, 9]
     assert found["missing"] == found["different"] == []
     assert found["records equal"] and found["windows"] == [0, 4, 8, 12]
 
