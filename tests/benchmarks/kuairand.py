@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Slice:
-    """The slice as arrays, made once and kept under `work`.
+    """The slice as arrays, as `make` left it in `work`.
 
     Attributes:
       config: pipeline/configs/kuairand.yaml.
@@ -32,17 +33,23 @@ class Slice:
       train, evaluation: transformed features, labels, `user` (number of the user) and `time` (epoch ms).
     """
 
-    def __init__(self, source: Path, work: Path):
-        kept = [work / f"{split}.npz" for split in ("train", "evaluation")]
-        convert(source, work / "logs")
+    def __init__(self, work: Path):
         self.config = load(CONFIG, logs=work / "logs")
-        transform, examples = prepare(self.config, work)
-        self.rows = table_rows(self.config.features, transform)
-        newest = examples.stat().st_mtime
-        for path, split in zip(kept, ("train", "eval")):
-            if not path.exists() or path.stat().st_mtime < newest:
-                np.savez(path, **transformed(examples / f"Split-{split}", transform, self.config))
-        self.train, self.evaluation = (dict(np.load(path)) for path in kept)
+        self.rows: dict[str, int] = json.loads((work / "rows.json").read_text())
+        self.train, self.evaluation = (dict(np.load(work / f"{split}.npz")) for split in ("train", "eval"))
+
+    @classmethod
+    def make(cls, source: Path, work: Path) -> Slice:
+        """Joins and transforms the logs at `source` where `work` does not have that yet."""
+        convert(source, work / "logs")
+        config = load(CONFIG, logs=work / "logs")
+        transform, examples = prepare(config, work)
+        (work / "rows.json").write_text(json.dumps(table_rows(config.features, transform)))
+        for split in ("train", "eval"):
+            path = work / f"{split}.npz"
+            if not path.exists() or path.stat().st_mtime < examples.stat().st_mtime:
+                np.savez(path, **transformed(examples / f"Split-{split}", transform, config))
+        return cls(work)
 
 
 def prepare(config: Config, work: Path) -> tuple[tft.TFTransformOutput, Path]:

@@ -92,7 +92,7 @@ def main() -> None:
         return
     console = Console(stderr=True, highlight=False)
     console.print(f"joining and transforming {arguments.source}, minutes where {arguments.work} does not have it yet")
-    data = Slice(arguments.source, arguments.work)
+    data = Slice.make(arguments.source, arguments.work)
     console.print(f"{len(data.train['click']):,} training rows, {len(data.evaluation['click']):,} evaluation rows")
 
     reference, strengths = regression(data, arguments.work, console)
@@ -190,7 +190,7 @@ def work_through(trainings: list[Training], arguments: argparse.Namespace) -> No
     tf.config.threading.set_inter_op_parallelism_threads(1)
     # The same machine prints the same figures again.
     tf.config.experimental.enable_op_determinism()
-    data = Slice(arguments.source, arguments.work)
+    data = Slice(arguments.work)
     held_out = last_day(data.train, data.config)
     for training in trainings:
         path = training.path(arguments.work)
