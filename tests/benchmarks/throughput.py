@@ -38,6 +38,7 @@ prepare_process()
 import numpy as np
 import pyarrow as pa
 import tensorflow as tf
+from environments import REPOSITORY, last_line, python_with
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
@@ -46,7 +47,6 @@ from throughput_common import LABELS, MODELS, NUMBER_NAMES, Columns, Task, make_
 from components.log_example_gen.encoding import encode
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
 SHARDS = 4
 TARGET = 4.0
 
@@ -99,10 +99,11 @@ def main() -> None:
     for contender in CONTENDERS:
         if contender.name in (arguments.systems or (contender.name,)):
             try:
-                pythons[contender] = environment(contender, arguments.work, console)
+                folder = arguments.work / contender.name
+                wanted = contender.requirements
+                pythons[contender] = python_with(wanted, folder, console) if wanted else Path(sys.executable)
             except (subprocess.CalledProcessError, OSError) as error:
-                text = getattr(error, "stderr", None) or str(error)
-                missing[contender.name] = text.strip().splitlines()[-1]
+                missing[contender.name] = last_line(error)
                 console.print(f"{contender.name} is left out, it cannot be installed: {missing[contender.name]}")
     data = Data(arguments, console)
     labels = [data.held_out[label] for label in LABELS]
@@ -141,27 +142,6 @@ def main() -> None:
     report(result, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
     print(json.dumps(result))
     sys.exit(0 if not missing and result["at_least_4_times"] and result["no_auc_significantly_lower"] else 1)
-
-
-def environment(contender: Contender, work: Path, console: Console) -> Path:
-    """The Python of a contender, installed where it is not yet."""
-    if not contender.requirements:
-        return Path(sys.executable)
-    folder = (work / contender.name).resolve()
-    python, marker = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join(contender.requirements)
-    if marker.exists() and marker.read_text() == wanted:
-        return python
-    console.print(f"installing {', '.join(contender.requirements)} into {folder}")
-    own = REPOSITORY / ".uv" / "bin" / "uv"
-    uv = str(own) if own.exists() else "uv"
-    variables = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
-    create = [uv, "venv", "--quiet", "--clear", "--python", "3.10", str(folder)]
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), *contender.requirements]
-    for command in (create, install):
-        subprocess.run(command, check=True, capture_output=True, text=True, env=variables, cwd=REPOSITORY)
-    marker.write_text(wanted)
-    return python
 
 
 class Data:

@@ -1,7 +1,7 @@
 """What does balancing cost? A training step of every balancer and level, beside the plain summed loss.
 
-20 id features with vocabularies of 10 k to 1 M (log-spaced, ids drawn log-uniformly), dimension 16, 10 numbers; MMoE with 4
-experts [256, 128], towers [64], plain heads; batches of 4096; K = 2, 3 and 6 tasks. Per K, in one process:
+20 id features with vocabularies of 10 k to 1 M (log-spaced, ids drawn log-uniformly), dimension 16, 10 numbers; MMoE
+with 4 experts [256, 128], towers [64], plain heads; batches of 4096; K = 2, 3 and 6 tasks. Per K, in one process:
 - `plain`: a step written without Seesaw's task gradients: one tape, the gradient of the summed loss, the same look-ups
   and optimizers. Every ratio `cpu` and `wall` is to this one.
 - `floor`: one forward and K trunk backward passes whose gradients are only added up: what exact task gradients cost
@@ -10,18 +10,25 @@ experts [256, 128], towers [64], plain heads; batches of 4096; K = 2, 3 and 6 ta
 - `naive pcgrad`: as common implementations do it: every gradient dense, flattened and concatenated.
 Besides: level representation on a shared bottom, and the same step with one table of 10 M rows instead of 10 k rows.
 
-The contenders take turns; a turn is a few steps, and the figure is the median over the turns. Ratios are of CPU time (all threads);
-wall time moves with whatever else the machine does. Peak memory is that of a process of its own per contender.
+And, per K, in a process of their own: PCGrad of TorchJD and of LibMTL on an equal PyTorch model, beside a plain step
+of PyTorch (see train_step_torch.py). They are installed from PyPI into an environment under --work (5 GB, most of it
+libraries for GPUs that PyTorch's only wheel there depends on, or links to uv's cache); where that fails, the result
+says so. `cpu` is the ratio to PyTorch's plain step, `cpu_to_ours` that to Seesaw's exact PCGrad.
+
+The contenders take turns; a turn is a few steps, and the figure is the median over the turns. Ratios are of CPU time
+(all threads); wall time moves with whatever else the machine does. Peak memory is that of a process of its own per
+contender.
 
     python tests/benchmarks/train_step.py
 
-Minutes: about 20 on 2 cores. The last line printed is JSON.
+Minutes: about 30 on 2 cores. The last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -35,6 +42,7 @@ prepare_process()
 
 import numpy as np
 import tensorflow as tf
+from environments import REPOSITORY, last_line, python_with
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
@@ -56,6 +64,10 @@ LOSS_ONLY = ("static", "uncertainty", "dwa", "htw", "famo", "random_weighting", 
 GRAM = ("mgda", "pe_ltr", "pcgrad", "gradvac", "cagrad", "nash_mtl", "imtl_g", "aligned_mtl")
 IN_MEMORY = ("plain", "floor", "static", "pcgrad, representation", "pcgrad, parameters", "naive pcgrad")
 PROBE = 100
+IN_TORCH = ("plain", "plain, dense", "torchjd pcgrad", "torchjd pcgrad, gramian", "libmtl pcgrad")
+# LibMTL imports SciPy and torchvision without asking for the first.
+TORCH = ("torch==2.14.1", "numpy==2.2.6", "torchjd==0.18.0")
+LIBMTL = ("libmtl==1.1.5", "scipy==1.15.3")
 
 Step = Callable[[dict[str, tf.Tensor], tf.Tensor], object]
 
@@ -66,6 +78,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9, help="turns of every contender")
     parser.add_argument("--steps", type=int, default=2, help="steps of a turn")
     parser.add_argument("--only", nargs="+", help="contenders to time, besides plain and floor")
+    parser.add_argument("--torch", action=argparse.BooleanOptionalAction, default=True, help="time PyTorch's as well")
+    parser.add_argument("--work", type=Path, default=REPOSITORY / "runs" / "train_step", help="PyTorch's environment")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)  # how the benchmark starts itself
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -73,7 +87,8 @@ def main() -> None:
         return
     console = Console(stderr=True, highlight=False)
     result: dict = {"benchmark": "train_step", "batch": BATCH, "cpus": len(tf.config.list_physical_devices("CPU"))}
-    result |= {"tasks": {}, "representation_on_shared_bottom": {}}
+    result |= {"tasks": {}, "representation_on_shared_bottom": {}, "torch": {}, "not_installed": {}}
+    python = torch_python(arguments.work, result["not_installed"], console) if arguments.torch else None
     for k in arguments.tasks:
         names = [n for n in contender_names() if arguments.only is None or n in (*arguments.only, "plain", "floor")]
         console.print(f"{k} tasks: building {len(names)} train steps")
@@ -91,6 +106,10 @@ def main() -> None:
         timed = measure({name: bench.step(name) for name in wanted}, bench.batches, arguments, console)
         result["representation_on_shared_bottom"][k] = ratios(timed, wanted)[wanted[1]]
         del bench
+        if python:
+            ours = result["tasks"][k].get("pcgrad, parameters")
+            result["torch"][k] = in_torch(python, k, ours, arguments)
+            report_torch(k, result["torch"][k], console)
     result["ten_million_rows"] = ten_million_rows(arguments, console)
     result["targets"] = targets(result)
     console.print_json(json.dumps(result["targets"]))
@@ -130,8 +149,8 @@ class Bench:
     def ranker(self, balancer: Balancer, probe_every: int = 0) -> Ranker:
         first = self._tables_of is None
         rows = self.rows if first else dict.fromkeys(self.rows, 2)
-        config = OptimizerConfig()
-        ranker = Ranker(self.features, rows, self.tasks, self.model, balancer, config, steps=1000, probe_every=probe_every)
+        options = {"steps": 1000, "probe_every": probe_every}
+        ranker = Ranker(self.features, rows, self.tasks, self.model, balancer, OptimizerConfig(), **options)
         if first:
             self._tables_of = ranker
         else:
@@ -289,7 +308,10 @@ def ten_million_rows(arguments, console: Console) -> dict[str, float]:
     timed = {}
     steps = {name: bench.step("pcgrad, parameters") for name, bench in benches.items()}
     # Each has batches of its own, because its ids differ.
-    bound = {name: (lambda _f, _l, n=name, i=iter(range(10**9)): steps[n](*benches[n].batches[next(i) % 4])) for name in steps}
+    bound = {
+        name: (lambda _f, _l, n=name, i=iter(range(10**9)): steps[n](*benches[n].batches[next(i) % 4]))
+        for name in steps
+    }
     timed = measure(bound, benches["10 k"].batches, arguments, console)
     return {
         "cpu_ms_10k": round(1000 * timed["10 k"][0], 1),
@@ -313,6 +335,46 @@ def peak_memory_here(name: str, k: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def torch_python(work: Path, missing: dict[str, str], console: Console) -> Path | None:
+    """The Python of PyTorch's environment, without LibMTL or none at all where they cannot be installed."""
+    for name, requirements in (("libmtl", TORCH + LIBMTL), ("torch", TORCH)):
+        try:
+            return python_with(requirements, work / "torch", console)
+        except (subprocess.CalledProcessError, OSError) as error:
+            missing[name] = last_line(error)
+            console.print(f"{name} is left out, it cannot be installed: {missing[name]}")
+    return None
+
+
+def in_torch(python: Path, k: int, ours: dict[str, float] | None, arguments) -> dict:
+    """What PyTorch's contenders cost, with ratios to PyTorch's plain step and to Seesaw's exact PCGrad."""
+
+    def run(names: tuple[str, ...], turns: int) -> dict:
+        # Threads that spin while they wait would count as CPU time.
+        variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
+        for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+            variables.pop(name, None)
+        script = Path(__file__).resolve().with_name("train_step_torch.py")
+        sizes = ["--tasks", k, "--turns", turns, "--steps", arguments.steps]
+        command = [str(v) for v in (python, script, *sizes, "--contenders", *names)]
+        found = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+        if found.returncode:  # negative: killed, for want of memory for example
+            reason = [*found.stderr.strip().splitlines(), f"exit code {found.returncode}"][-2:]
+            return {"versions": {}, "failed": {"PyTorch": " ".join(reason)}, "steps": {}, "peak_mib": None}
+        return json.loads(found.stdout.splitlines()[-1])
+
+    found = run(IN_TORCH, arguments.turns)
+    timed = {name: (t["cpu"], t["wall"]) for name, t in found.pop("steps").items()}
+    steps = ratios(timed, list(timed)) if timed else {}
+    for name, r in steps.items():
+        if ours:
+            r["cpu_to_ours"] = round(1000 * timed[name][0] / ours["cpu_ms"], 2)
+        if arguments.only is None:
+            r["peak_mib"] = run((name,), 0)["peak_mib"]
+    del found["peak_mib"]
+    return {**found, "steps": steps}
+
+
 def targets(result: dict) -> dict[str, dict]:
     """The worst of each kind beside what it should be."""
     found: dict[str, dict] = {}
@@ -320,7 +382,8 @@ def targets(result: dict) -> dict[str, dict]:
     def note(name: str, values: list[float], bound: float, at_most: bool = True) -> None:
         if values:
             worst = max(values) if at_most else min(values)
-            found[name] = {"worst": float(worst), "bound": bound, "met": bool(worst <= bound if at_most else worst >= bound)}
+            met = worst <= bound if at_most else worst >= bound
+            found[name] = {"worst": float(worst), "bound": bound, "met": bool(met)}
 
     per_k = result["tasks"]
     short = [n for n in LOSS_ONLY if balancer_named(n).needs is Needs.LOSSES]
@@ -329,7 +392,8 @@ def targets(result: dict) -> dict[str, dict]:
     level = [r[n]["cpu"] for r in per_k.values() for n in r if n.endswith(", representation")]
     level += [r["cpu"] for r in result["representation_on_shared_bottom"].values()]
     note("representation level", level, 1.12)
-    note("parameter level, to the floor", [v["cpu_to_floor"] for r in per_k.values() for v in r.values() if "cpu_to_floor" in v], 1.15)
+    to_floor = [v["cpu_to_floor"] for r in per_k.values() for v in r.values() if "cpu_to_floor" in v]
+    note("parameter level, to the floor", to_floor, 1.15)
     for k, r in per_k.items():
         if "naive pcgrad" in r and "pcgrad, parameters" in r:
             times = round(r["naive pcgrad"]["cpu"] / r["pcgrad, parameters"]["cpu"], 2)
@@ -347,6 +411,20 @@ def report(k: int, rows: dict[str, dict], console: Console) -> None:
         memory = f"{r['peak_mib']:,}" if "peak_mib" in r else ""
         table.add_row(name, f"{r['cpu_ms']:.0f}", f"{r['cpu']:.2f}", f"{r['wall']:.2f}", floor_ratio, memory)
     console.print(table)
+
+
+def report_torch(k: int, found: dict, console: Console) -> None:
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    table = Table(title=f"{k} tasks, MMoE, batch {BATCH}: {versions}", box=None, header_style="bold")
+    for column in ("step", "CPU ms", "CPU", "wall", "CPU to Seesaw's", "peak MiB"):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    for name, r in found["steps"].items():
+        to_ours = f"{r['cpu_to_ours']:.2f}" if "cpu_to_ours" in r else ""
+        memory = f"{r['peak_mib']:,}" if "peak_mib" in r else ""
+        table.add_row(name, f"{r['cpu_ms']:.0f}", f"{r['cpu']:.2f}", f"{r['wall']:.2f}", to_ours, memory)
+    console.print(table)
+    for name, reason in found["failed"].items():
+        console.print(f"{name} failed: {reason}")
 
 
 if __name__ == "__main__":
