@@ -85,8 +85,17 @@ class EmbeddingOptimizer(_Scheduled):
     epsilon: PositiveFloat = 1e-7
 
     def build(self, steps: int) -> keras.optimizers.Optimizer:
-        # The legacy class: it sums repeated indices and updates only the rows in an IndexedSlices.
-        return keras.optimizers.legacy.Adagrad(self.rate(steps), self.initial_accumulator, self.epsilon)
+        return RowAdagrad(self.rate(steps), self.initial_accumulator, self.epsilon)
+
+
+class RowAdagrad(keras.optimizers.legacy.Adagrad):
+    """Adagrad that updates only the rows in an IndexedSlices, each of which stands there once.
+
+    The parent class sums the gradients of repeated rows first; a look-up has done that already.
+    """
+
+    def _resource_apply_sparse_duplicate_indices(self, grad, handle, indices, **kwargs):
+        return self._resource_apply_sparse(grad, handle, indices, **kwargs)
 
 
 class OptimizerConfig(Section):

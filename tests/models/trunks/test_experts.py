@@ -38,7 +38,7 @@ def expert_weights(layer, i, e):
     columns = slice(e * units, (e + 1) * units)
     kernel = layer.kernels[i].numpy()
     vectors = [v[i].numpy()[columns] if v else None for v in (layer.biases, layer.scales, layer.offsets)]
-    return kernel[e] if i else kernel[:, columns], *vectors
+    return kernel[e], *vectors
 
 
 @pytest.mark.parametrize("units", [(6,), (6, 5), UNITS])
@@ -57,7 +57,7 @@ def test_forward_pass_is_that_of_separate_dense_stacks(units):
 
 def test_shapes_and_number_of_weights():
     layer = make()
-    assert [tuple(v.shape) for v in layer.kernels] == [(7, 18), (3, 6, 5), (3, 5, 4)]
+    assert [tuple(v.shape) for v in layer.kernels] == [(3, 7, 6), (3, 6, 5), (3, 5, 4)]
     assert [tuple(v.shape) for v in layer.biases] == [(18,), (15,), (12,)]
     assert layer.count_params() == E * (7 * 6 + 6 + 6 * 5 + 5 + 5 * 4 + 4)
     assert layer.last_kernel[0] is layer.kernels[-1] and len(layer.last_kernel) == 1
@@ -122,8 +122,8 @@ def test_an_expert_s_output_reaches_no_other_expert_s_weights():
     x = tf.constant(sample())
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(x)[:, 1])
-    for i, gradient in enumerate(tape.gradient(loss, layer.kernels)):
-        parts = np.split(gradient.numpy(), E, axis=0 if i else 1)
+    for gradient in tape.gradient(loss, layer.kernels):
+        parts = np.split(gradient.numpy(), E)
         assert [bool((p != 0).any()) for p in parts] == [False, True, False]
 
 

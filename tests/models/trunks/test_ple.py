@@ -44,7 +44,7 @@ def run_experts(layer, x):
         h = x
         for i, units in enumerate(UNITS):
             kernel, columns = layer.kernels[i].numpy(), slice(e * units, (e + 1) * units)
-            h = np.maximum(h @ (kernel[e] if i else kernel[:, columns]) + layer.biases[i].numpy()[columns], 0)
+            h = np.maximum(h @ kernel[e] + layer.biases[i].numpy()[columns], 0)
         outputs.append(h)
     return outputs
 
@@ -105,7 +105,7 @@ def test_number_of_weights_and_different_starts():
         total += width * (3 * (OWN + SHARED) + (0 if last else experts))
     assert trunk.count_params() == total
     for level in trunk.levels:
-        columns = [e for layer in level.experts for e in np.split(layer.kernels[0].numpy(), layer.experts, axis=1)]
+        columns = [e for layer in level.experts for e in layer.kernels[0].numpy()]
         correlation = np.corrcoef([c.ravel() for c in columns])
         assert np.abs(correlation - np.eye(experts)).max() < 0.9
     assert not np.array_equal(*(trunk.levels[0].gates[k].logits.kernel.numpy() for k in (0, 1)))
