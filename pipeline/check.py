@@ -47,8 +47,8 @@ def estimate_parameters(config: Config, inspection: Inspection) -> Parameters:
         embeddings += rows * feature.dimension
     one_row = {f.name: 1 for f in config.features}  # the tables themselves may not fit
     ranker = Ranker(config.features, one_row, config.tasks, config.model, config.balancer, config.optimizer)
-    weights = [*ranker.trunk.trainable_weights, *ranker.heads.trainable_weights]
-    return Parameters(embeddings, sum(int(w.shape.num_elements()) for w in weights))
+    tables = sum(int(t.shape.num_elements()) for t in ranker.encoder.tables)
+    return Parameters(embeddings, sum(int(w.shape.num_elements()) for w in ranker.trainable_weights) - tables)
 
 
 def warnings(config: Config, inspection: Inspection) -> list[str]:
@@ -108,6 +108,8 @@ def render(config: Config, inspection: Inspection, console: Console) -> None:
 
     _heading(console, "what would be trained")
     parameters = estimate_parameters(config, inspection)
+    if config.model.interaction is not None:
+        say(console, "interaction", _described(config.model.interaction))
     say(console, "trunk", _described(config.model.trunk))
     say(console, "heads", _described(config.model.heads))
     say(console, "balancer", _described(config.balancer))

@@ -108,11 +108,14 @@ def _carry_dense(
     reader: tf.train.CheckpointReader,
     carried: Carried,
 ) -> None:
-    # Keras saves the weights of a layer by their number.
+    # Keras saves the weights of a layer by their number, and those with a name of their own by it.
+    parts = {name: getattr(ranker, name) for name in ("encoder", "interaction", "trunk", "heads")}
     new = {
         f"{name}/variables/{i}{_VALUE}": weight
-        for name, part in (("trunk", ranker.trunk), ("heads", ranker.heads))
+        for name, part in parts.items()
+        if part is not None
         for i, weight in enumerate(part.weights)
+        if not any(weight is table for table in ranker.encoder.tables)
     }
     same_features = description["features"] == json.loads(features_to_json(features))
     same_tasks = description["tasks"] == [t.model_dump(mode="json") for t in ranker.tasks]

@@ -7,9 +7,11 @@ import pytest
 import tensorflow as tf
 
 from models.balancing import Static
+from models.features import IdListFeature
+from models.interactions import CrossConfig, DotConfig
 from models.optimizers import OptimizerConfig
 from models.preprocessing import table_rows
-from models.presets import ModelConfig
+from models.presets import PRESETS, ModelConfig
 from models.ranker import Ranker
 from models.tasks import DEFAULT_TASKS
 from serving.signatures import DESCRIPTION, export
@@ -124,6 +126,47 @@ def test_warm_start_of_the_same_configuration_gives_the_same_scores(exported, ra
         np.testing.assert_allclose(other(inputs)[name], p, rtol=1e-6)
     assert all(a == b for a, b in carried.rows.values()) and carried.dense[0] == carried.dense[1] > 0
     assert "embedding rows and" in str(carried)
+
+
+def attending(pooling):
+    """The features, with a history that is weighed by the candidate."""
+    update = {"pooling": pooling, "query": "item"}
+    return tuple(f.model_copy(update=update) if isinstance(f, IdListFeature) else f for f in FEATURES)
+
+
+BATCH_NORMALISED = {
+    "trunk": {"name": "mmoe", "expert": {"units": [8], "normalization": "batch", "dropout": 0.1}},
+    "heads": {"name": "plain", "normalization": "batch"},
+}
+EXPORTED = {
+    **{preset: (ModelConfig(preset=preset), FEATURES) for preset in PRESETS},
+    "attention, cross": (MODEL.model_copy(update={"interaction": CrossConfig(name="cross")}), attending("attention")),
+    "lstm, dot": (MODEL.model_copy(update={"interaction": DotConfig(name="dot")}), attending("lstm_attention")),
+    "batch normalisation": (ModelConfig.model_validate_json(json.dumps(BATCH_NORMALISED)), FEATURES),
+}
+
+
+@pytest.mark.parametrize("model, features", EXPORTED.values(), ids=EXPORTED.keys())
+def test_every_model_scores_alike_when_exported_and_when_warm_started(transform, rows, tmp_path, model, features):
+    ranker = make_ranker(transform, seed=3, features=features, model=model)
+    for weight in ranker.weights:  # also those that begin at 0 or 1, moving averages included
+        if weight.dtype.is_floating and weight.shape.rank:
+            weight.assign_add(tf.random.stateless_uniform(weight.shape, [weight.shape[0], 7], 0.0, 0.05))
+    description = model.model_dump(mode="json")
+    export(ranker, transform, features, tmp_path / "1", description)
+    serialized = tf.constant([serialize(r) for r in rows])
+    transformed = transform.transform_features_layer()(tf.io.parse_example(serialized, transform.raw_feature_spec()))
+    inputs = {f.name: transformed[f.name] for f in features}
+    expected = ranker(inputs)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"](serialized)
+    other = make_ranker(transform, seed=8, features=features, model=model)
+    carried = warm_start(other, transform, features, description, tmp_path / "1")
+    assert carried.dense[0] == carried.dense[1] > 0
+    started = other(inputs)
+    for name, p in expected.items():
+        assert np.ptp(p) > 0 and p.dtype == tf.float32
+        np.testing.assert_allclose(served[name], p, atol=1e-6)
+        np.testing.assert_allclose(started[name], p, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
