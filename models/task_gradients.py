@@ -234,7 +234,8 @@ class _Step:
         losses = self._global(forward.losses)
         gram = tf.zeros([forward.tasks] * 2)
         if self.balancer.needs is Needs.LAST_SHARED:
-            gram = self._global(self._last_shared_gram(forward))
+            gram = self._last_shared_gram(forward)
+            gram = _mask_gram(gram, tf.math.is_finite(losses) & tf.math.is_finite(tf.linalg.diag_part(gram)))
         weights, state = self._weigh(losses, gram)
         targets = [*forward.upper.losses, *([] if forward.upper.penalty is None else [forward.upper.penalty])]
         gradients = forward.whole(targets, tf.unstack(weights.own))
@@ -360,13 +361,10 @@ class _Step:
         return tf.function(function, jit_compile=True, autograph=False) if self.options.xla else function
 
     def _weigh(self, losses: tf.Tensor, gram: tf.Tensor) -> tuple[Weights, State]:
-        """The balancer's verdict; its state stays as it was where a task had no finite loss or gradient."""
-        finite = tf.math.is_finite(losses)
-        given = tf.where(finite, losses, 0.0)
+        """The balancer's verdict and what its state would be next; a loss that is not finite counts as 0."""
+        given = tf.where(tf.math.is_finite(losses), losses, 0.0)
         inner = {name: value for name, value in self.state.items() if name not in _HELD}
-        weights, new = self.balancer.weigh(tf.stop_gradient(given), gram, inner, step=self.step, seed=self.seed)
-        fine = tf.reduce_all(finite)
-        state = {name: tf.where(fine, new[name], inner[name]) for name in inner}
+        weights, state = self.balancer.weigh(tf.stop_gradient(given), gram, inner, step=self.step, seed=self.seed)
         if _HELD[0] in self.state:
             state |= dict(zip(_HELD, weights))
         return weights, state
@@ -386,7 +384,12 @@ class _Step:
                 continue
             kept = [own[len(self.embedded) + i] for i in self.options.last_shared]
             per_task.append(_sums(kept, forward.below(cut, layer)))
-        return _gram_at_cut(per_task)
+        stacks = _Stacks(per_task)
+        if layer:
+            # Each replica has its part of a gradient; at the cut, it has the rows of its part of the batch.
+            stacks.sum_over_replicas()
+            return _sum_groups(stacks.gram())
+        return self._global(_sum_groups(stacks.gram()))
 
     def _rows(self, gradients: Gradients) -> Gradients:
         """Sums the gradients of repeated ids, so that a table's gradient is over its looked-up rows."""
@@ -405,10 +408,15 @@ class _Step:
         *rest, gradients, observed = found
         return self._guarded(*rest, _sum_over_replicas(self._rows(gradients)), observed)
 
-    @staticmethod
-    def _guarded(losses, gram, has_gram, finite, weights, state, gradients, observed) -> Balanced:
-        """Leaves the whole step out where the combined gradient is still not finite."""
+    def _guarded(self, losses, gram, has_gram, finite, weights, state, gradients, observed) -> Balanced:
+        """Leaves the whole step out where the combined gradient is still not finite.
+
+        The balancer's state stays as it was where any task was left out.
+        """
         fine = tf.math.is_finite(_square(gradients))
+        finite = finite & fine
+        moves = tf.reduce_all(finite)
+        state = {name: tf.where(moves, new, self.state[name]) for name, new in state.items()}
         safe = tf.cond(
             fine,
             lambda: [g for g in gradients if g is not None],
@@ -416,7 +424,7 @@ class _Step:
         )
         left = iter(safe if isinstance(safe, list) else [safe])
         gradients = [None if g is None else next(left) for g in gradients]
-        return Balanced(losses, gram, has_gram, finite & fine, weights, state, gradients, observed)
+        return Balanced(losses, gram, has_gram, finite, weights, state, gradients, observed)
 
 
 class _Stacks:
