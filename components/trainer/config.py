@@ -22,7 +22,9 @@ class TrainingConfig(Section):
     )
     batch_size: PositiveInt = Field(1024, description="Rows of a training step, over all devices together.")
     seed: NonNegativeInt = Field(1, description="Decides initial weights, the order of rows and dropout.")
-    shuffle_rows: PositiveInt = Field(50_000, description="Rows in the buffer that the next row is drawn from.")
+    shuffle_rows: PositiveInt = Field(
+        50_000, description="Rows that are shuffled together, one such portion after another."
+    )
     cache: bool = Field(
         False, description="Keep the rows in memory: they are read once, and shuffled all together at each epoch."
     )

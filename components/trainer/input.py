@@ -13,6 +13,7 @@ from components.trainer.config import TrainingConfig
 from models.features import Feature
 
 _READ_AT_ONCE = 10_000
+_PIECE = 256
 
 
 class Examples:
@@ -53,7 +54,7 @@ class Examples:
 
     def in_order(self) -> tf.data.Dataset:
         """One pass over the files, as they are."""
-        return self._parsed(self._read(self._files).batch(self._training.batch_size))
+        return self._parsed(self._read(self._files).rebatch(self._training.batch_size))
 
     def epoch(self, epoch: int, skip: int = 0) -> tf.data.Dataset:
         """The batches of an epoch from number `skip` on.
@@ -68,22 +69,27 @@ class Examples:
             places = tf.data.Dataset.from_tensor_slices(order.permutation(self.count)[skip * size :]).batch(size)
             return self._parsed(places, lambda some: tf.gather(cached, some))
         rows = self._read([str(name) for name in order.permutation(self._files)])
-        rows = rows.shuffle(
-            self._training.shuffle_rows, seed=int(order.integers(2**31)), reshuffle_each_iteration=False
-        )
+        seed = int(order.integers(2**31))
+
+        def shuffled(number: tf.Tensor, together: tf.Tensor) -> tf.Tensor:
+            return tf.random.experimental.stateless_shuffle(together, tf.stack([tf.constant(seed, tf.int64), number]))
+
+        # Many rows at a time: a buffer that gives one row after another costs more than all the parsing.
+        rows = rows.rebatch(self._training.shuffle_rows).enumerate().map(shuffled).prefetch(1)
         # Rows are skipped before they are parsed, which is what costs.
-        return self._parsed(rows.batch(size).skip(skip))
+        return self._parsed(rows.rebatch(size).skip(skip))
 
     @cached_property
     def _cached(self) -> tf.Tensor:
         """Every row as it lies in the files, string [rows]."""
         with tf.device("CPU:0"):
-            found = [*self._read(self._files).batch(_READ_AT_ONCE)]
+            found = [*self._read(self._files)]
             return tf.concat(found, axis=0) if found else tf.zeros([0], tf.string)
 
     def _read(self, files: list[str]) -> tf.data.Dataset:
+        """The rows of the files in pieces, string [rows]; pieces of some files take turns."""
         return tf.data.Dataset.from_tensor_slices(files).interleave(
-            lambda file: tf.data.TFRecordDataset(file, self._compression),
+            lambda file: tf.data.TFRecordDataset(file, self._compression).batch(_PIECE),
             cycle_length=4,
             num_parallel_calls=2,
             deterministic=True,

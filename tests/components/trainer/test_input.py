@@ -45,6 +45,17 @@ def test_order_is_a_function_of_seed_and_epoch(pattern, cache):
     assert rows(read.in_order()) == rows(again.in_order())
 
 
+def test_portions_are_shuffled_in_themselves_and_each_in_another_way(pattern):
+    read = examples(pattern, shuffle_rows=40)
+    order = rows(read.epoch(0))
+    assert sorted(order) == ALL and rows(read.epoch(0)) == order
+    portions = np.split(np.array(order), len(ALL) // 40)
+    # Files are shorter than the pieces in which they are read, so a portion holds the rows of the next ones.
+    assert [len(set(portion // ROWS)) for portion in portions] == [-(-40 // ROWS)] * len(portions)
+    ranks = [tuple(portion.argsort().argsort()) for portion in portions]
+    assert len({*ranks, tuple(range(40))}) == len(portions) + 1
+
+
 @pytest.mark.parametrize("cache", [False, True])
 @pytest.mark.parametrize("skip", [0, 1, 5, 7, 8])
 def test_skipped_batches_are_the_first_ones(pattern, cache, skip):
