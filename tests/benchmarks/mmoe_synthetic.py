@@ -13,8 +13,8 @@ held-out rows, and MMoE's less the others', paired by seed, with Student's 95 % 
 
     python tests/benchmarks/mmoe_synthetic.py
 
-The last line printed is JSON. The exit code is 0 where MMoE's error is significantly below the shared bottom's at the
-lowest correlation.
+The picture, of every seed and of the means, goes to --out. The last line printed is JSON. The exit code is 0 where
+MMoE's error is significantly below the shared bottom's at the lowest correlation.
 
 Reference: Ma, Zhao, Yi, Chen, Hong, Chi. Modeling Task Relationships in Multi-task Learning with Multi-gate
 Mixture-of-Experts. KDD 2018.
@@ -26,6 +26,7 @@ import argparse
 import json
 import sys
 import time
+from pathlib import Path
 
 from models.runtime import prepare_process
 
@@ -34,12 +35,14 @@ prepare_process()
 import numpy as np
 import tensorflow as tf
 import tf_keras as keras
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
 from models.trunks import DenseStack, MMoEConfig, SharedBottomConfig, TrunkConfig
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 WIDTH = 100
 TOWER = DenseStack(units=(8,))
 EXPERTS = MMoEConfig(name="mmoe", experts=8, expert=DenseStack(units=(16,)))
@@ -60,6 +63,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=0.003)
     parser.add_argument("--sines", type=int, default=4)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "mmoe_synthetic")
     arguments = parser.parse_args()
     console = Console(stderr=True, highlight=False)
     tf.config.experimental.enable_op_determinism()
@@ -80,11 +84,13 @@ def main() -> None:
     }
     result = {
         "benchmark": "mmoe_synthetic",
-        **vars(arguments),
+        **{k: v for k, v in vars(arguments).items() if k != "out"},
         "errors": errors,
         "mmoe_less_other": differences,
         "better_at_lowest_correlation": bool(differences[lowest]["shared_bottom"]["interval_95"][1] < 0),
     }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    draw(errors, lowest).savefig(arguments.out / "errors.png", dpi=130)
     report(result, Console(highlight=False, width=None if sys.stdout.isatty() else 120))
     print(json.dumps(result))
     sys.exit(0 if result["better_at_lowest_correlation"] else 1)
@@ -161,6 +167,33 @@ def report(result: dict, console: Console) -> None:
             ),
         )
     console.print(table)
+
+
+def draw(errors: dict[str, dict[str, list[float]]], lowest: str) -> Figure:
+    """Left the errors by correlation, right those of the lowest correlation, a line per seed."""
+    names = {"shared_bottom": "shared bottom", "one_gate": "one gate", "mmoe": "MMoE"}
+    colors = {"shared_bottom": "tab:gray", "one_gate": "tab:orange", "mmoe": "tab:blue"}
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    by_correlation, by_seed = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = np.arange(len(errors))
+    for shift, (model, name) in zip((-0.12, 0.0, 0.12), names.items()):
+        found = np.array([by_model[model] for by_model in errors.values()])
+        by_correlation.plot(places + shift, found, ".", color=colors[model], alpha=0.45)
+        by_correlation.plot(places + shift, found.mean(axis=1), "o-", color=colors[model], label=name)
+    by_correlation.set_xticks(places, list(errors))
+    by_correlation.set(xlabel="correlation of the tasks", ylabel="mean squared error, held out", ylim=(0, None))
+    by_correlation.legend(frameon=False)
+    seeds = np.array([errors[lowest][model] for model in names])
+    by_seed.plot(range(len(names)), seeds, "-", color="0.75", linewidth=1)
+    for place, model in enumerate(names):
+        by_seed.plot(np.full(seeds.shape[1], place), seeds[place], "o", color=colors[model])
+    by_seed.set_xticks(range(len(names)), list(names.values()))
+    by_seed.set_title(f"correlation {lowest}, a line per seed", fontsize=10)
+    for panel in (by_correlation, by_seed):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(axis="y", color="0.92")
+        panel.set_axisbelow(True)
+    return figure
 
 
 if __name__ == "__main__":
