@@ -406,7 +406,8 @@ class _Step:
     def _finished(self, *found) -> Balanced:
         """Brings gradients of looked-up values to rows, and of replicas together."""
         *rest, gradients, observed = found
-        return self._guarded(*rest, _sum_over_replicas(self._rows(gradients)), observed)
+        brought = (*rest, _sum_over_replicas(self._rows(gradients)), observed)
+        return self._guarded(*brought)
 
     def _guarded(self, losses, gram, has_gram, finite, weights, state, gradients, observed) -> Balanced:
         """Leaves the whole step out where the combined gradient is still not finite.
