@@ -14,7 +14,7 @@ from models.encoder import Encoder, Lookup
 from models.features import Feature
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
-from models.replicas import gather_from_replicas, replicas
+from models.replicas import gather_from_replicas, replicas, sum_over_replicas
 from models.task_gradients import (
     Balanced,
     Embedded,
@@ -78,7 +78,9 @@ class Ranker(keras.Model):
         self._seed = seed
         with _computing_in(precision):
             self.encoder = Encoder(features, table_rows, seed=seed)
-            self.interaction = model.interaction and model.interaction.build(self.encoder.layout, seed=seed + 5_000)
+            self.interaction: keras.layers.Layer | None = None
+            if model.interaction is not None:
+                self.interaction = model.interaction.build(self.encoder.layout, seed=seed + 5_000)
             self.trunk = model.trunk.build(len(tasks), seed=seed + 10_000)
             self.heads = model.heads.build(tasks, seed=seed + 20_000)
             # Every weight exists from here on, so that a checkpoint or a warm start needs no batch.
@@ -95,6 +97,8 @@ class Ranker(keras.Model):
         self.table_optimizer = optimizer.embedding.build(steps)
         self.dense_optimizer = optimizer.dense.build(steps)
         self.faster_optimizers = [optimizer.dense.build(steps, scale) for _, scale in self.trunk.faster]
+        if tf.distribute.has_strategy():
+            self._make_slots()
         k = len(tasks)
         self.balancer_state = {
             name: _state(value, f"balancer_{name}") for name, value in initial_state(balancer, run).items()
@@ -152,9 +156,12 @@ class Ranker(keras.Model):
             return self.trunk.shared(inputs, training=True), inputs
 
         def upper(shared: tf.Tensor, inputs: tf.Tensor) -> Upper:
-            logits = self.heads(self.trunk.split(shared, inputs, training=True), training=True)
+            representations = self.trunk.split(shared, inputs, training=True)
+            # Before the losses, which wait for other replicas: those note their gates in the same place.
+            gates = dict(self.trunk.observed.gates)
+            logits = self.heads(representations, training=True)
             losses = self.heads.task_losses(logits, tf.unstack(labels, axis=1))
-            return Upper(losses, self._penalty(logits), dict(self.trunk.observed.gates))
+            return Upper(losses, self._penalty(logits), gates)
 
         return Network(lower, upper)
 
@@ -170,6 +177,14 @@ class Ranker(keras.Model):
         interaction = [] if self.interaction is None else self.interaction.trainable_variables
         parts = (self.encoder.dense_variables, interaction, self.trunk.trainable_variables)
         return [*(v for part in parts for v in part), *self.heads.trainable_variables]
+
+    def _make_slots(self) -> None:
+        """Makes the optimizers' variables, which replicas cannot do in the middle of a step that sums over them."""
+        faster = {v.ref() for v, _ in self.trunk.faster}
+        self.table_optimizer._create_all_weights(self.encoder.tables)
+        self.dense_optimizer._create_all_weights([v for v in self._dense if v.ref() not in faster])
+        for (v, _), optimizer in zip(self.trunk.faster, self.faster_optimizers):
+            optimizer._create_all_weights([v])
 
     def _layers(self) -> tuple[int, ...]:
         """The number of its layer for each table and each dense weight."""
@@ -232,9 +247,12 @@ class Ranker(keras.Model):
         self.last_gram.assign(tf.where(balanced.has_gram, balanced.gram, self.last_gram))
         for name, gate in balanced.observed.items():
             gate = tf.cast(gate, tf.float32)
-            self.gate_use[name].assign(tf.reduce_mean(gate, axis=0))
-            entropy = -tf.reduce_sum(tf.math.xlogy(gate, gate), axis=1)
-            self.gate_entropy[name].assign(tf.reduce_mean(entropy))
+            entropies = -tf.reduce_sum(tf.math.xlogy(gate, gate), axis=1)
+            # Sums, because a replica may have no row of the last batch.
+            rows = tf.cast(tf.shape(gate)[0], tf.float32)
+            use, entropy, rows = sum_over_replicas([tf.reduce_sum(gate, axis=0), tf.reduce_sum(entropies), rows])
+            self.gate_use[name].assign(use / rows)
+            self.gate_entropy[name].assign(entropy / rows)
 
 
 def _over_replicas(lookup: Lookup) -> Lookup:
