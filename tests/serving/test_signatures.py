@@ -151,7 +151,7 @@ def test_every_model_scores_alike_when_exported_and_when_warm_started(transform,
     ranker = make_ranker(transform, seed=3, features=features, model=model)
     for weight in ranker.weights:  # also those that begin at 0 or 1, moving averages included
         if weight.dtype.is_floating and weight.shape.rank:
-            weight.assign_add(tf.random.stateless_uniform(weight.shape, [weight.shape[0], 7], 0.0, 0.05))
+            weight.assign_add(tf.random.stateless_uniform(weight.shape, [weight.shape[0], 7], -0.05, 0.05))
     description = model.model_dump(mode="json")
     export(ranker, transform, features, tmp_path / "1", description)
     serialized = tf.constant([serialize(r) for r in rows])
