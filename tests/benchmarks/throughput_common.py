@@ -97,6 +97,7 @@ class Task:
       examples: pattern of the training rows as tf.Examples; warm_up_examples: that of the warm-up's.
       largest: the largest vocabulary.
       warm_up: batches to train on before the clock starts.
+      precision: float32 or mixed_bfloat16, where the contender has the choice.
       predictions: where to write float32 [2, held-out rows]: p(click), p(click and purchase).
       result: where to write the measurements.
     """
@@ -113,6 +114,7 @@ class Task:
     warm_up: int
     threads: int
     seed: int
+    precision: str
     predictions: str
     result: str
 

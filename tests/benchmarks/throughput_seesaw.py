@@ -100,6 +100,7 @@ def work(task: Task, clock: Clock) -> tuple[np.ndarray, dict]:
         steps=task.epochs * steps,
         seed=task.seed,
         probe_every=training.probe_every,
+        precision=task.precision,
     )
     ranker.compile()
     ranker.fit(batches(task.warm_up_examples), verbose=0)

@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -46,6 +45,7 @@ from environments import REPOSITORY, last_line, python_with
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from throughput_common import peak_gib
 
 from models.balancing import AnyBalancer, Balancer, Needs
 from models.features import IdFeature, NumberFeature
@@ -332,7 +332,7 @@ def peak_memory_here(name: str, k: int) -> int:
     step = bench.step(name)
     for batch in bench.batches:
         step(*batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return round(peak_gib() * 1024)
 
 
 def torch_python(work: Path, missing: dict[str, str], console: Console) -> Path | None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 import types
@@ -31,6 +30,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import torch
+from throughput_common import peak_gib
 from torch import Tensor, nn
 
 CONTENDERS = ("plain", "plain, dense", "torchjd pcgrad", "torchjd pcgrad, gramian", "libmtl pcgrad")
@@ -66,7 +66,7 @@ def main() -> None:
         "versions": versions(),
         "failed": failed,
         "steps": measure(steps, bench.batches, arguments.turns, arguments.steps),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mib": round(peak_gib() * 1024),
     }
     print(json.dumps(result))
 
