@@ -12,6 +12,8 @@ VENV := .venv$(if $(filter-out $(HOST_PYTHON_VERSION),$(PYTHON_VERSION)),-$(PYTH
 STAMP := $(VENV)/.synced
 DEMO := demo
 PYTEST_ARGS ?=
+# Most of a test's time is TensorFlow tracing graphs, on one core. A file's tests stay in one process.
+TEST_WORKERS ?= 2
 
 # Imports take three times as long without bytecode.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,10 +39,10 @@ demo: $(STAMP)  ## Simulate logs, run the whole pipeline on them, score one requ
 	@$(VENV)/bin/seesaw run --config pipeline/configs/demo.yaml --logs $(DEMO)/logs --root $(DEMO)/run
 
 test: $(STAMP)  ## Run all tests (PYTEST_ARGS="-k name" for some).
-	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: $(STAMP)  ## Run the tests that take seconds.
-	@$(VENV)/bin/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style and types.
 	@$(VENV)/bin/ruff check .
