@@ -1,20 +1,25 @@
 """Which exposure an event belongs to, and the one outcome of every row.
 
-Pure functions on arrays. Rows are known by an integer `key` that stands for (request_id, item_id)
-and by their time in epoch ms; everything else about them does not matter here.
+Pure functions on arrays. Rows are known by integer keys and by their time in epoch ms; everything else
+about them does not matter here. What becomes of a row depends only on rows within `Rules.look_back` before
+it and `Rules.look_ahead` after it, so that days can be joined apart from each other.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import Literal
 
 import numpy as np
 
-from components.log_example_gen.config import AttributionConfig, LogsConfig, Window
-from components.log_example_gen.window import day_start_ms
+from components.log_example_gen.config import NEAR, REPEAT, AttributionConfig, LogsConfig, SamplingConfig, Touch
+from components.log_example_gen.local_days import day_numbers
+from components.log_example_gen.sampling import Sampling
+
+_REPEAT_MS, _NEAR_MS = (duration // timedelta(milliseconds=1) for duration in (REPEAT, NEAR))
 
 
 class Verdict(enum.IntEnum):
@@ -26,9 +31,8 @@ class Verdict(enum.IntEnum):
     NOT_MATURE = 3
     NO_CAUSE = 4
     BEFORE_CAUSE = 5
-    EXPOSURE_OUTSIDE_WINDOW = 6
-    EXPOSURE_NOT_MATURE = 7
-    AFTER_WINDOW = 8
+    AFTER_WINDOW = 6
+    CONFLICTING = 7
 
     def outcome(self, cause: str | None) -> tuple[str, str]:
         """Outcome and reason.
@@ -39,33 +43,36 @@ class Verdict(enum.IntEnum):
         return {
             Verdict.JOINED: ("joined", ""),
             Verdict.DUPLICATE: ("duplicate", ""),
-            Verdict.OTHER_DAYS: ("outside_window", "other_days" if cause else ""),
-            Verdict.NOT_MATURE: ("not_mature", ""),
+            Verdict.CONFLICTING: ("duplicate", "conflicting"),
+            Verdict.OTHER_DAYS: ("outside_window", "other_days"),
+            Verdict.NOT_MATURE: ("not_mature", "exposure_not_mature" if cause else ""),
             Verdict.NO_CAUSE: ("orphan", f"no_{cause}"),
             Verdict.BEFORE_CAUSE: ("orphan", f"before_{cause}"),
-            Verdict.EXPOSURE_OUTSIDE_WINDOW: ("outside_window", "exposure_outside_window"),
-            Verdict.EXPOSURE_NOT_MATURE: ("not_mature", "exposure_not_mature"),
             Verdict.AFTER_WINDOW: ("outside_window", "after_window"),
         }[self]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A window and its attribution, in ms.
+    """Which days to join, the attribution, in ms, and the sampling.
 
     Attributes:
-      first, first_eval, end: begin of the first day, of the first evaluation day, and of the day after the last.
+      days: local days whose rows are joined; rows of other days are only looked at.
+      timezone: IANA name of the zone in which days begin.
       data_end: end of the data: an exposure whose labels are due later is not mature.
       windows: per step, the longest time after its cause.
+      touches: per step, which of the causes that fit counts.
       skew: an event may precede its cause by this much.
+      sampling: of the examples that training sees; None to keep all.
     """
 
-    first: int
-    first_eval: int
-    end: int
+    days: tuple[date, ...]
+    timezone: str
     data_end: int
     windows: tuple[int, ...]
+    touches: tuple[Touch, ...]
     skew: int
+    sampling: Sampling | None = None
 
     @property
     def maturity(self) -> int:
@@ -77,7 +84,8 @@ class Rows:
     """Rows of one log.
 
     Attributes:
-      key: int64 [n] >= 0, equal for rows of the same (request_id, item_id).
+      key: int64 [n] >= 0, equal for rows of the same (request_id, item_id); of the same (user_id, item_id)
+        in an event log without requests.
       time: int64 [n], epoch ms.
       rank: int64 [n], which of two rows of the same key and time counts: the one with the lower rank.
     """
@@ -91,137 +99,179 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Attribution:
-    """Verdicts, in the order of the rows.
+class EventRows(Rows):
+    """Rows of the log of a step.
 
     Attributes:
-      exposures: int8 [n] verdicts.
-      events: per step, int8 [m] verdicts.
-      exposure_of: per step, int64 [m]: the exposure that a joined event belongs to; -1 for the others.
+      exposure_key: int64 [exposures], the key that an event of each exposure has in this log.
+      exposure_rank: int64 [exposures], the order of exposures of the same such key and time.
     """
 
-    exposures: np.ndarray
-    events: tuple[np.ndarray, ...]
-    exposure_of: tuple[np.ndarray, ...]
+    exposure_key: np.ndarray
+    exposure_rank: np.ndarray
 
 
-def rules(logs: LogsConfig, attribution: AttributionConfig, window: Window) -> Rules:
-    """The rules of a run."""
+@dataclass(frozen=True)
+class Judged:
+    """What became of the rows of a log, in their order.
+
+    Attributes:
+      verdicts: int8 [n].
+      days: int64 [n], number of the day in which a row counts: of its exposure, if it is attributed to one,
+        and else its own.
+      exposure: int64 [n], the exposure that a joined event belongs to; -1 for other events, and for exposures.
+      delay: int64 [n], ms from the cause to a joined event; 0 for the others.
+    """
+
+    verdicts: np.ndarray
+    days: np.ndarray
+    exposure: np.ndarray
+    delay: np.ndarray
+
+
+def rules(
+    logs: LogsConfig,
+    attribution: AttributionConfig,
+    days: Iterable[date],
+    data_end_ms: int,
+    sampling: SamplingConfig | None = None,
+) -> Rules:
+    """The rules by which days are joined, of data that ends at `data_end_ms`."""
 
     def ms(duration: timedelta) -> int:
         return duration // timedelta(milliseconds=1)
 
     return Rules(
-        first=day_start_ms(logs, window.first_day),
-        first_eval=day_start_ms(logs, window.first_eval_day),
-        end=day_start_ms(logs, window.last_day + timedelta(days=1)),
-        data_end=window.data_end_ms,
+        days=tuple(days),
+        timezone=logs.timezone,
+        data_end=data_end_ms,
         windows=tuple(ms(attribution.windows[event]) for event in logs.events),
+        touches=tuple(attribution.touch.get(event, "last_touch") for event in logs.events),
         skew=ms(attribution.clock_skew),
+        sampling=Sampling(tuple(sampling.keep.get(event, 1.0) for event in logs.events), sampling.seed)
+        if sampling is not None and sampling.on
+        else None,
     )
 
 
-def attribute(exposures: Rows, events: Sequence[Rows], rules: Rules) -> Attribution:
-    """Gives every row its verdict.
+def attribute(exposures: Rows, events: Sequence[EventRows], rules: Rules) -> tuple[Judged, ...]:
+    """Gives every row its verdict: the exposures first, then the events of each step.
 
-    An exposure counts once per key, the earliest. An event is attributed to the earliest cause of its
-    key that it fits: not earlier than the cause by more than the skew and not later by more than the
-    window of its step. Causes are the exposures for the first step and the attributed events of the
-    step before for the later ones. What is attributed has the outcome of its exposure.
+    An exposure counts unless another one of its key lies within REPEAT before it. An event is attributed to
+    a cause of its key that it fits: not earlier than the cause by more than the skew and not later by more
+    than the window of its step. Causes are the exposures that count for the first step, and the attributed
+    events of the step before for the later ones, which hand on the key of their exposure. Of several causes
+    that fit it is the last or the first, in the order of their time, their exposures' time and rank. What is
+    attributed has the outcome of its exposure. For what is not, the causes of its key up to NEAR outside of
+    the times that would fit say why.
     """
-    n = len(exposures)
-    first = _first_of(exposures, by_time=False)
-    verdicts = np.full(n, Verdict.DUPLICATE, np.int8)
-    time = exposures.time[first]
-    verdicts[first] = np.select(
-        [(time < rules.first) | (time >= rules.end), time + rules.maturity > rules.data_end],
-        [Verdict.OTHER_DAYS, Verdict.NOT_MATURE],
+    joined_days = np.sort([day.toordinal() for day in rules.days])
+    none = np.full(len(exposures), -1)
+
+    counts = _counting(exposures)
+    days = day_numbers(exposures.time, rules.timezone)
+    verdicts = np.select(
+        [~np.isin(days, joined_days), ~counts, exposures.time + rules.maturity > rules.data_end],
+        [Verdict.OTHER_DAYS, Verdict.DUPLICATE, Verdict.NOT_MATURE],
         Verdict.JOINED,
-    )
-    n_keys = 1 + max((int(rows.key.max()) for rows in (exposures, *events) if len(rows)), default=-1)
-    exposure_of_key = np.full(n_keys, -1)
-    exposure_of_key[exposures.key[first]] = first
+    ).astype(np.int8)
+    judged = [Judged(verdicts, days, none, np.zeros_like(none))]
 
-    causes = (exposures.key[first], exposures.time[first])
-    event_verdicts = []
-    exposure_of = []
-    for rows, window in zip(events, rules.windows):
-        verdict, attributed = _judge(rows, causes, window, exposure_of_key, verdicts, rules)
-        causes = (rows.key[attributed], rows.time[attributed])
-        event_verdicts.append(verdict)
-        exposure_of.append(np.where(verdict == Verdict.JOINED, exposure_of_key[rows.key], -1))
-    return Attribution(verdicts, tuple(event_verdicts), tuple(exposure_of))
+    # Causes: of which exposure they are, and when they were.
+    causes = (np.flatnonzero(counts), exposures.time[counts])
+    for rows, window, touch in zip(events, rules.windows, rules.touches):
+        distinct = _distinct(rows)
+        fits, cause, why = _find_causes(rows, distinct, causes, exposures.time, window, rules.skew, touch)
+        found = distinct[fits]
+        of, at = causes[0][cause], causes[1][cause]
 
+        days = day_numbers(rows.time, rules.timezone)
+        days[found] = judged[0].days[of]
+        verdicts = np.full(len(rows), Verdict.DUPLICATE, np.int8)
+        verdicts[distinct] = why
+        verdicts[found] = judged[0].verdicts[of]
+        verdicts[~np.isin(days, joined_days)] = Verdict.OTHER_DAYS
 
-def _judge(
-    rows: Rows,
-    causes: tuple[np.ndarray, np.ndarray],
-    window: int,
-    exposure_of_key: np.ndarray,
-    exposure_verdicts: np.ndarray,
-    rules: Rules,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Verdicts of the events of one step, and the rows among them that are attributed to a cause."""
-    verdicts = np.full(len(rows), Verdict.DUPLICATE, np.int8)
-    first = _first_of(rows, by_time=True)
-    key, time = rows.key[first], rows.time[first]
-    any_cause, any_begun, fits = _find_causes(key, time, causes, window, rules.skew)
-
-    exposure = exposure_of_key[key]
-    # Of an event without exposure this looks at some other exposure; it has no cause either and is judged before.
-    of_exposure = exposure_verdicts[exposure] if len(exposure_verdicts) else np.zeros(len(key), np.int8)
-    verdicts[first] = np.select(
-        [
-            (time < rules.first - rules.skew) | (time > rules.end + rules.maturity),
-            ~any_cause,
-            ~any_begun,
-            of_exposure == Verdict.OTHER_DAYS,
-            of_exposure == Verdict.NOT_MATURE,
-            ~fits,
-        ],
-        [
-            Verdict.OTHER_DAYS,
-            Verdict.NO_CAUSE,
-            Verdict.BEFORE_CAUSE,
-            Verdict.EXPOSURE_OUTSIDE_WINDOW,
-            Verdict.EXPOSURE_NOT_MATURE,
-            Verdict.AFTER_WINDOW,
-        ],
-        Verdict.JOINED,
-    )
-    return verdicts, first[fits]
+        is_joined = verdicts[found] == Verdict.JOINED
+        exposure, delay = np.full(len(rows), -1), np.zeros(len(rows), np.int64)
+        exposure[found[is_joined]] = of[is_joined]
+        delay[found[is_joined]] = rows.time[found[is_joined]] - at[is_joined]
+        judged.append(Judged(verdicts, days, exposure, delay))
+        causes = (of, rows.time[found])
+    return tuple(judged)
 
 
-def _first_of(rows: Rows, by_time: bool) -> np.ndarray:
-    """Rows that count among those of the same key, or of the same key and time; by key and time."""
-    order = np.lexsort((rows.rank, rows.time, rows.key))
+def _counting(exposures: Rows) -> np.ndarray:
+    """The mask of the exposures that do not repeat another one."""
+    order = _several(exposures.key)
+    order = order[np.lexsort((exposures.rank[order], exposures.time[order], exposures.key[order]))]
+    key, time = exposures.key[order], exposures.time[order]
+    repeats = (key[1:] == key[:-1]) & (time[1:] - time[:-1] <= _REPEAT_MS)
+    counts = np.ones(len(exposures), bool)
+    counts[order[1:][repeats]] = False
+    return counts
+
+
+def _distinct(rows: Rows) -> np.ndarray:
+    """The events without those of the same key and time as another one."""
+    order = _several(rows.key)
+    order = order[np.lexsort((rows.rank[order], rows.time[order], rows.key[order]))]
     key, time = rows.key[order], rows.time[order]
-    new = np.ones(len(order), bool)
-    new[1:] = key[1:] != key[:-1]
-    if by_time:
-        new[1:] |= time[1:] != time[:-1]
-    return order[new]
+    same = (key[1:] == key[:-1]) & (time[1:] == time[:-1])
+    distinct = np.ones(len(rows), bool)
+    distinct[order[1:][same]] = False
+    return np.flatnonzero(distinct)
+
+
+def _several(key: np.ndarray) -> np.ndarray:
+    """Rows that share their key with another one."""
+    return np.flatnonzero(np.bincount(key)[key] > 1) if len(key) else np.zeros(0, np.int64)
 
 
 def _find_causes(
-    key: np.ndarray, time: np.ndarray, causes: tuple[np.ndarray, np.ndarray], window: int, skew: int
+    rows: EventRows,
+    distinct: np.ndarray,
+    causes: tuple[np.ndarray, np.ndarray],
+    exposure_time: np.ndarray,
+    window: int,
+    skew: int,
+    touch: Touch,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per event: has its key any cause, any that had begun by then, any in whose window it lies.
+    """Which events fit a cause, and which one, as its place among the causes; and why the others do not.
 
     Args:
-      causes: key and time, sorted by key and time.
+      rows: events.
+      distinct: which of them to look at.
+      causes: exposure and time of each.
+      exposure_time: of all exposures.
+
+    Returns:
+      fits: bool [distinct].
+      cause: int64 [fitting].
+      why: int8 [distinct], a verdict; nothing where the event fits.
     """
-    cause_key, cause_time = causes
+    key, time = rows.key[distinct], rows.time[distinct]
+    exposure, cause_time = causes
+    cause_key = rows.exposure_key[exposure]
+    # Most exposures have no event: causes of other keys need no sorting.
+    wanted = np.zeros(1 + max(int(key.max(initial=0)), int(cause_key.max(initial=0))), bool)
+    wanted[key] = True
+    place = np.flatnonzero(wanted[cause_key])
+    exposure, cause_time, cause_key = exposure[place], cause_time[place], cause_key[place]
+    order = np.lexsort((rows.exposure_rank[exposure], exposure_time[exposure], cause_time, cause_key))
+    place = place[order]
     # (key, time) pairs become one integer by the rank of the time, which is small enough not to overflow.
-    earliest, latest = time - window, time + skew
-    times = np.unique(np.concatenate([cause_time, earliest, latest]))
+    times, rank = np.unique(cause_time[order], return_inverse=True)
+    span = len(times) + 1
+    codes = cause_key[order] * span + rank.reshape(-1)
 
-    def code(k: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return k * (len(times) + 1) + np.searchsorted(times, t)
+    def causes_before(instant: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
+        return np.searchsorted(codes, key * span + np.searchsorted(times, instant, side), "left")
 
-    codes = code(cause_key, cause_time)
-    begin = np.searchsorted(codes, key * (len(times) + 1), side="left")
-    end = np.searchsorted(codes, (key + 1) * (len(times) + 1), side="left")
-    begun = np.searchsorted(codes, code(key, latest), side="right")
-    closed = np.searchsorted(codes, code(key, earliest), side="left")
-    return end > begin, begun > begin, begun > closed
+    near_begin, begin = causes_before(time - window - _NEAR_MS, "left"), causes_before(time - window, "left")
+    end, near_end = causes_before(time + skew, "right"), causes_before(time + skew + _NEAR_MS, "right")
+    fits = end > begin
+    why = np.select(
+        [begin > near_begin, near_end > end], [Verdict.AFTER_WINDOW, Verdict.BEFORE_CAUSE], Verdict.NO_CAUSE
+    ).astype(np.int8)
+    return fits, place[(end - 1 if touch == "last_touch" else begin)[fits]], why

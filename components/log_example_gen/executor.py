@@ -1,20 +1,17 @@
-"""Executor of LogExampleGen: the Beam pipeline from log files to tf.Examples."""
+"""Executor of LogExampleGen: joins the days of the window that are not joined yet, and makes examples of them all."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import date
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from absl import logging
-from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import TypeAdapter
 from tfx import types
 from tfx.components.util import examples_utils
@@ -24,39 +21,68 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
 from components.log_example_gen.attribution import Rules, rules
-from components.log_example_gen.config import AttributionConfig, LogsConfig, Window
-from components.log_example_gen.encoding import write_examples
-from components.log_example_gen.join import SPLITS, join
-from components.log_example_gen.parsing import HASH, LogSpec, log_specs, parse_file
-from components.log_example_gen.reading import UnreadableFile
+from components.log_example_gen.buckets import bucket_count
+from components.log_example_gen.config import AttributionConfig, JoinConfig, LogsConfig, SamplingConfig, Window
+from components.log_example_gen.days import (
+    DayInputs,
+    JoinedDays,
+    day_inputs,
+    drop_older,
+    file_key,
+    link,
+    ranges,
+)
+from components.log_example_gen.forgotten import Forgotten
+from components.log_example_gen.joining import Form, JoinLogs
+from components.log_example_gen.page import PAGE_FILE, page
+from components.log_example_gen.parsing import LogSpec, log_specs
 from components.log_example_gen.report import (
+    SPLITS,
+    Counts,
+    ReconciliationError,
     check_columns,
     check_examples,
     check_rejected,
-    count_joined,
-    count_parsed,
     merge,
     reconciliation,
     summary,
 )
-from components.log_example_gen.window import LogFile, input_files, total_bytes
+from components.log_example_gen.window import LogFile, folders_of, input_files
+from components.log_example_gen.workers import deaths_raised
 from models.features import Feature
 from models.section import UserError
+
+OTHER_DAYS = "other days"
+"""Stands for a day in the counts of rows that belong to days outside of the window."""
 
 REPORT_FILE = "report.json"
 REJECTED_DIR = "rejected"
 
-BUCKET_BYTES = 16 << 20
-"""Bytes of log files per bucket. A bucket is joined in memory and written as one shard of each split."""
 
-_Piece = tuple[int, tuple[str, bytes]]
-"""Rows of a log for a bucket: number of the bucket, name of the log, Arrow IPC stream."""
+_PAYLOAD_FORMATS: dict[Form, Any] = {
+    "tfrecord": example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE,
+    "parquet": example_gen_pb2.PayloadFormat.FORMAT_PARQUET,
+}
+
+
+class JoinOptions(PipelineOptions):
+    """What changes how a join runs and not what comes of it: flags of Beam are no part of a component's cache key."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--join_memory_gib", type=float, default=JoinConfig().memory_gib)
+        parser.add_argument("--keep_joined_days", type=int, default=0)
+
+    @staticmethod
+    def flags(config: JoinConfig) -> list[str]:
+        """The flags that a configuration stands for."""
+        return [f"--join_memory_gib={config.memory_gib}", f"--keep_joined_days={config.keep_days or 0}"]
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
     """Reads the logs of a window of days and writes the examples and the report.
 
-    Execution properties: those of LogExampleGenSpec.
+    Execution properties: those of LogExampleGenSpec, and 'form' (see `joining.Form`), tfrecord where it is left out.
     """
 
     def Do(
@@ -68,51 +94,113 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         del input_dict
         logs = LogsConfig.from_json(exec_properties["logs"])
         attribution = AttributionConfig.from_json(exec_properties["attribution"])
+        sampling = SamplingConfig.from_json(exec_properties["sampling"])
         features = TypeAdapter(tuple[Feature, ...]).validate_json(exec_properties["features"])
         window = window_of(exec_properties)
         examples = artifact_utils.get_single_instance(output_dict["examples"])
         report_uri = artifact_utils.get_single_instance(output_dict["report"]).uri
-
         specs = log_specs(logs, features)
+        joined_uri = exec_properties["joined_uri"]
+        form: Form = exec_properties.get("form", "tfrecord")
+
         files = input_files(logs, attribution, window)
-        partial = os.path.join(report_uri, "partial")
-        split_uris = {split: os.path.join(examples.uri, f"Split-{split}") for split in SPLITS}
-        for directory in (partial, os.path.join(report_uri, REJECTED_DIR), *split_uris.values()):
-            fileio.makedirs(directory)
-        counts_file = os.path.join(partial, "counts.json")
-        with self._make_beam_pipeline() as pipeline:
+        forgotten = Forgotten.read(joined_uri)
+        days = day_inputs(logs, attribution, sampling, window, files, forgotten.digest)
+        decided_by = _configuration(logs, attribution, sampling, specs, exec_properties["join_fingerprint"])
+        decided_by.append(form)
+        store = JoinedDays(joined_uri, decided_by)
+        stale = [inputs.day for inputs in days if store.find(inputs) is None]
+        for first, last in ranges(stale):
+            of_range = [inputs for inputs in days if first <= inputs.day <= last]
+            folder = os.path.join(report_uri, "partial", first.isoformat())
+            of_days = rules(logs, attribution, [inputs.day for inputs in of_range], of_range[-1].data_end_ms, sampling)
+            self._join(of_range, of_days, specs, forgotten, store, folder, form)
+        if stale:
+            fileio.rmtree(os.path.join(report_uri, "partial"))
+
+        joined = {inputs.day: _found(store.find(inputs), inputs.day) for inputs in days}
+        read = {file: _found(store.find_file(file), file.relative) for file in files}
+        counts = merge([found["counts"] for found in (*joined.values(), *read.values())])
+        check_columns(counts, specs, features)
+        check_rejected(counts, logs)
+        report = reconciliation(_with_other_days(counts, specs), specs, window)
+        _link_rejected(read, os.path.join(report_uri, REJECTED_DIR))
+        _write_json(report, os.path.join(report_uri, REPORT_FILE))
+        with fileio.open(os.path.join(report_uri, PAGE_FILE), "w") as file:
+            file.write(page(report, logs, attribution))
+        logging.info("Reconciliation of %s to %s:\n%s", window.first_day, window.last_day, summary(report))
+        check_examples(report)
+
+        for split in SPLITS:
+            of_split = [day for day in window.days if (day >= window.first_eval_day) == (split == "eval")]
+            _link_examples([joined[day] for day in of_split], os.path.join(examples.uri, f"Split-{split}"), form)
+        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
+        examples_utils.set_payload_format(examples, _PAYLOAD_FORMATS[form])
+        for name in ("first_day", "first_eval_day", "last_day"):
+            examples.set_string_custom_property(name, exec_properties[name])
+        examples.set_string_custom_property("joined_days", ",".join(day.isoformat() for day in stale))
+
+        store.drop_superseded(days)
+        options = self._make_beam_pipeline().options.view_as(JoinOptions)
+        if options.keep_joined_days:
+            first_day = window.last_day - timedelta(days=options.keep_joined_days)
+            first_folder, _ = folders_of(logs, attribution, first_day, first_day)
+            removed = drop_older(joined_uri, first_day, first_folder)
+            logging.info("Removed %d joined days before %s", len(removed), first_day)
+
+    def _join(
+        self,
+        days: Sequence[DayInputs],
+        of_days: Rules,
+        specs: Mapping[str, LogSpec],
+        forgotten: Forgotten,
+        store: JoinedDays,
+        folder: str,
+        form: Form,
+    ) -> None:
+        """Joins days without a gap and puts them into the store."""
+        files = {file_key(f): f for inputs in days for f in inputs.files}
+        fileio.makedirs(os.path.join(folder, "partial"))
+        counts_file = os.path.join(folder, "counts.json")
+        last = days[-1]
+        with deaths_raised(), self._make_beam_pipeline() as pipeline:
+            memory = round(pipeline.options.view_as(JoinOptions).join_memory_gib * 2**30)
+            transform = JoinLogs(
+                specs=specs,
+                rules=of_days,
+                sampled=[inputs.day for inputs in days if inputs.sampled],
+                folder=folder,
+                buckets=bucket_count(files.values(), specs, memory),
+                memory=memory,
+                forgotten=forgotten,
+                form=form,
+            )
             _ = (
                 pipeline
-                | "Files" >> beam.Create(list(enumerate(files)))
-                | "JoinLogs"
-                >> JoinLogs(
-                    specs=specs,
-                    rules=rules(logs, attribution, window),
-                    buckets=max(1, math.ceil(total_bytes(files) / BUCKET_BYTES)),
-                    split_uris=split_uris,
-                    rejected_uri=os.path.join(report_uri, REJECTED_DIR),
-                    partial_uri=partial,
-                )
+                | "Files" >> beam.Create(list(files.values()))
+                | "JoinLogs" >> transform
                 | "WriteCounts" >> beam.Map(_write_json, counts_file)
             )
         with fileio.open(counts_file) as file:
             counts = json.loads(file.read())
-        fileio.rmtree(partial)
-
         # Raised here and not in the workers, whose exceptions reach the user wrapped in those of the runner.
-        if problems := counts.get("problems"):
+        if problems := counts.pop("problems"):
             raise UserError("\n".join(sorted(problems)))
-        check_columns(counts, specs, features)
-        check_rejected(counts, logs)
-        report = reconciliation(counts, specs, window)
-        _write_json(report, os.path.join(report_uri, REPORT_FILE))
-        logging.info("Reconciliation of %s to %s:\n%s", window.first_day, window.last_day, summary(report))
-        check_examples(report)
 
-        examples.split_names = artifact_utils.encode_split_names(list(SPLITS))
-        examples_utils.set_payload_format(examples, example_gen_pb2.PayloadFormat.FORMAT_TF_EXAMPLE)
-        for name in ("first_day", "first_eval_day", "last_day"):
-            examples.set_string_custom_property(name, exec_properties[name])
+        read = counts.pop("files")
+        shards = counts.pop("shards", {})
+        # Every row that was read has an outcome; most of those of other days are counted here and nowhere else.
+        window = Window(
+            first_day=days[0].day, first_eval_day=days[0].day, last_day=last.day, data_end_ms=last.data_end_ms
+        )
+        reconciliation(merge([counts, *(of_file["counts"] for of_file in read.values())]), specs, window)
+        for key, file in files.items():
+            of_file = read[key]
+            store.put_file(file, os.path.join(folder, "files", key), of_file["rejected"], of_file["counts"])
+        for inputs in days:
+            day = inputs.day.isoformat()
+            store.put(inputs, os.path.join(folder, "days", day), shards.get(day, {}), _of_day(counts, day))
+        fileio.rmtree(folder)
 
 
 def window_of(properties: Mapping[str, str]) -> Window:
@@ -125,112 +213,72 @@ def window_of(properties: Mapping[str, str]) -> Window:
     )
 
 
-class JoinLogs(beam.PTransform):
-    """Numbered log files -> the counts of all their rows; examples and rejected rows go to files.
+def _configuration(
+    logs: LogsConfig, attribution: AttributionConfig, sampling: SamplingConfig, specs: Mapping[str, LogSpec], code: str
+) -> list[str]:
+    """All that decides on the examples of a day but the data."""
+    of_logs = {k: v for k, v in json.loads(logs.canonical_json()).items() if k != "max_rejected"}
+    sections = [json.dumps(of_logs, sort_keys=True), attribution.canonical_json(), sampling.canonical_json()]
+    return [*sections, repr(specs), code]
 
-    Args:
-      specs: the logs.
-      rules: window and attribution.
-      buckets: number of buckets, which is also that of the shards of each split. It does not change the
-        examples, nor their order when the shards are read one after the other.
-      split_uris: folder of the examples, per split.
-      rejected_uri: folder of the rejected rows.
-      partial_uri: folder for files that are being written.
+
+def _found(manifest: dict[str, Any] | None, name: object) -> dict[str, Any]:
+    if manifest is None:
+        raise UserError(f"what was joined of {name} has been removed meanwhile by another run: run again")
+    return manifest
+
+
+def _of_day(counts: Counts, day: str) -> Counts:
+    """The part of counts that belongs to a day."""
+    return {
+        "outcomes": {log: {day: days[day]} for log, days in counts["outcomes"].items() if day in days},
+        "delays": {event: {day: days[day]} for event, days in counts["delays"].items() if day in days},
+        "examples": {day: counts["examples"][day]} if day in counts["examples"] else {},
+    }
+
+
+def _with_other_days(counts: Counts, specs: Mapping[str, LogSpec]) -> Counts:
+    """Adds the rows of the window's files that belong to other days.
+
+    Each of them has its outcome with its day, if that was joined: here they are those that are in no day of the window.
     """
-
-    def __init__(
-        self,
-        specs: Mapping[str, LogSpec],
-        rules: Rules,
-        buckets: int,
-        split_uris: Mapping[str, str],
-        rejected_uri: str,
-        partial_uri: str,
-    ):
-        super().__init__()
-        self._specs, self._rules, self._buckets = dict(specs), rules, buckets
-        self._split_uris, self._rejected_uri, self._partial_uri = dict(split_uris), rejected_uri, partial_uri
-
-    def expand(self, files: beam.PCollection[tuple[int, LogFile]]) -> beam.PCollection[dict[str, Any]]:
-        parsed = (
-            files
-            | "Spread" >> beam.Reshuffle()
-            | "Parse"
-            >> beam.ParDo(_ParseFile(self._specs, self._buckets, self._rejected_uri)).with_outputs(
-                "counts", main="pieces"
+    others = {}
+    for log in specs:
+        read = counts["logs"][log]
+        rejected = sum(column["rows"] for columns in read["rejected"].values() for column in columns.values())
+        of_days = sum(
+            rows
+            for outcomes in counts["outcomes"].get(log, {}).values()
+            for reasons in outcomes.values()
+            for rows in reasons.values()
+        )
+        rest = read["read"] - rejected - of_days
+        if rest < 0:
+            raise ReconciliationError(
+                f"{log}: the days of the window have {of_days} rows, but its files only {read['read'] - rejected}"
             )
-        )
-        # A bucket without any row still has its shard, so that the number in the files' names is true.
-        every_bucket = files.pipeline | "EveryBucket" >> beam.Create([(b, ("", b"")) for b in range(self._buckets)])
-        joined = (
-            (parsed.pieces, every_bucket)
-            | "AllPieces" >> beam.Flatten()
-            | "ByBucket" >> beam.GroupByKey()
-            | "JoinBucket"
-            >> beam.ParDo(_JoinBucket(self._specs, self._rules, self._buckets, self._split_uris, self._partial_uri))
-        )
-        return (parsed.counts, joined) | "AllCounts" >> beam.Flatten() | "AddUp" >> beam.CombineGlobally(merge)
+        others[log] = {OTHER_DAYS: {"outside_window": {"other_days": rest}} if rest else {}}
+    return merge([counts, {"outcomes": others}])
 
 
-class _ParseFile(beam.DoFn):
-    def __init__(self, specs: Mapping[str, LogSpec], buckets: int, rejected_uri: str):
-        self._specs, self._buckets, self._rejected_uri = specs, buckets, rejected_uri
+def _link_examples(days: Sequence[Mapping[str, Any]], folder: str, form: Form) -> None:
+    """Gives a split the examples of its days.
 
-    def process(self, numbered: tuple[int, LogFile]) -> Iterator[Any]:
-        number, file = numbered
-        counts: dict[str, Any] = {}
-        writer: pq.ParquetWriter | None = None
-        rejected_path = os.path.join(self._rejected_uri, f"{file.log}-{number:05d}.parquet")
-        try:
-            for parsed in parse_file(file, self._specs[file.log]):
-                counts = merge([counts, count_parsed(parsed, file)])
-                yield from _pieces(file.log, parsed.rows, self._buckets)
-                if len(parsed.rejected):
-                    if writer is None:
-                        sink = FileSystems.create(rejected_path)
-                        writer = pq.ParquetWriter(sink, parsed.rejected.schema)
-                    writer.write_table(parsed.rejected)
-        except UnreadableFile as error:
-            counts = merge([counts, {"problems": {str(error): 1}}])
-        if writer is not None:
-            writer.close()
-            sink.close()
-        yield beam.pvalue.TaggedOutput("counts", counts)
+    Files of all days that begin at the same place of the hash come one after the other: who reads a part of a split
+    reads of all its days.
+    """
+    fileio.makedirs(folder)
+    shards = sorted((name, day["day"], os.path.join(day["uri"], name)) for day in days for name in day["shards"])
+    for number, (_, _, source) in enumerate(shards):
+        name = f"data_{form}-{number:05d}-of-{len(shards):05d}"
+        link(source, os.path.join(folder, name if form == "tfrecord" else f"{name}.{form}"))
 
 
-class _JoinBucket(beam.DoFn):
-    def __init__(
-        self, specs: Mapping[str, LogSpec], rules: Rules, buckets: int, split_uris: Mapping[str, str], partial_uri: str
-    ):
-        self._specs, self._rules, self._buckets = specs, rules, buckets
-        self._split_uris, self._partial_uri = split_uris, partial_uri
-
-    def process(self, element: tuple[int, Iterable[tuple[str, bytes]]]) -> Iterator[dict[str, Any]]:
-        bucket, pieces = element
-        tables: dict[str, list[pa.Table]] = {log: [spec.schema.empty_table()] for log, spec in self._specs.items()}
-        for log, rows in pieces:
-            if rows:
-                tables[log].append(pa.ipc.open_stream(rows).read_all())
-        joined = join({log: pa.concat_tables(parts) for log, parts in tables.items()}, self._specs, self._rules)
-        for split, table in joined.examples.items():
-            write_examples(table, self._split_uris[split], self._partial_uri, bucket, self._buckets)
-        yield count_joined(joined, self._specs)
-
-
-def _pieces(log: str, rows: pa.Table, buckets: int) -> Iterator[_Piece]:
-    """Cuts rows by bucket: ranges of the hash, so that buckets in order are rows in the order of their hash."""
-    bucket = ((rows.column(HASH).to_numpy() >> np.uint64(32)) * np.uint64(buckets)) >> np.uint64(32)
-    order = np.argsort(bucket, kind="stable")
-    rows = rows.take(pa.array(order))
-    edges = np.searchsorted(bucket[order], np.arange(buckets + 1))
-    for number in range(buckets):
-        start, end = int(edges[number]), int(edges[number + 1])
-        if start == end:
-            continue
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as stream:
-            stream.write_table(rows.slice(start, end - start))
-        yield number, (log, sink.getvalue().to_pybytes())
+def _link_rejected(files: Mapping[LogFile, Mapping[str, Any]], folder: str) -> None:
+    fileio.makedirs(folder)
+    for number, (file, read) in enumerate(files.items()):
+        for part, name in enumerate(read["rejected"]):
+            link(os.path.join(read["uri"], name), os.path.join(folder, f"{file.log}-{number:05d}-{part:05d}.parquet"))
 
 
 def _write_json(content: Any, path: str) -> None:

@@ -28,10 +28,12 @@ from apache_beam.io.filesystems import FileSystems
 
 from components.log_example_gen.columns import EXACT_FLOAT
 from components.log_example_gen.config import LogFormat
+from components.log_example_gen.reasons import Reason
 from models.section import UserError
 
 BLOCK_BYTES = 8 << 20
 BATCH_ROWS = 1 << 17
+_PARQUET_BUFFER = 1 << 20
 
 _UNREADABLE = (pa.ArrowException, OSError, EOFError, zlib.error, BeamIOError)
 
@@ -66,6 +68,7 @@ class Malformed:
     rows: np.ndarray
     raw: list[str]
     details: list[str]
+    reason: Reason = "malformed_row"
 
 
 def read_batches(
@@ -74,6 +77,7 @@ def read_batches(
     columns: Sequence[str],
     block_bytes: int = BLOCK_BYTES,
     batch_rows: int = BATCH_ROWS,
+    groups: range | None = None,
 ) -> Iterator[Union[RawBatch, Malformed]]:
     """Reads a file in batches, in the order of its rows.
 
@@ -83,6 +87,7 @@ def read_batches(
       columns: columns wanted.
       block_bytes: text read at once from CSV and JSON Lines.
       batch_rows: rows read at once from Parquet.
+      groups: the row groups of a Parquet file to read; all by default.
 
     Raises:
       UnreadableFile: naming the file.
@@ -90,7 +95,7 @@ def read_batches(
     try:
         with _open(path) as handle:
             if form == "parquet":
-                yield from _read_parquet(handle, columns, batch_rows)
+                yield from _read_parquet(handle, columns, batch_rows, groups)
             elif form == "csv":
                 yield from _read_csv(handle, columns, block_bytes)
             else:
@@ -117,6 +122,17 @@ def has_rows(path: str, form: LogFormat) -> bool:
     return next(read_batches(path, form, (), block_bytes=1 << 16, batch_rows=1), None) is not None
 
 
+def row_group_bytes(path: str) -> list[int]:
+    """Bytes of each row group of a Parquet file; no group where it cannot be read."""
+    try:
+        with _open(path) as handle:
+            metadata = pq.ParquetFile(handle).metadata
+            groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+            return [sum(g.column(c).total_compressed_size for c in range(g.num_columns)) for g in groups]
+    except _UNREADABLE:
+        return []
+
+
 _FORMAT_NAMES = {"parquet": "Parquet", "csv": "CSV", "jsonl": "JSON Lines"}
 
 
@@ -133,16 +149,18 @@ def _open(path: str) -> Iterator[Any]:
         yield gzip.GzipFile(fileobj=handle) if packed else handle
 
 
-def _read_parquet(handle: Any, columns: Sequence[str], batch_rows: int) -> Iterator[RawBatch]:
-    file = pq.ParquetFile(handle)
+def _read_parquet(handle: Any, columns: Sequence[str], batch_rows: int, groups: range | None) -> Iterator[RawBatch]:
+    # A buffer: without one a column of a row group is read in one piece, however large it is.
+    file = pq.ParquetFile(handle, buffer_size=_PARQUET_BUFFER)
+    groups = range(file.num_row_groups) if groups is None else groups
     names = tuple(file.schema_arrow.names)
     repeated = sorted({n for n in columns if names.count(n) > 1})
     if repeated:
         raise UnreadableFile(f"column '{repeated[0]}' is there twice")
     there = [c for c in columns if c in names]
     # Without any column, batches have no length: a file that lacks all of them still has rows.
-    first = 1
-    for batch in file.iter_batches(batch_rows, columns=there or list(names[:1])):
+    first = 1 + sum(file.metadata.row_group(g).num_rows for g in range(groups.start))
+    for batch in file.iter_batches(batch_rows, row_groups=list(groups), columns=there or list(names[:1])):
         rows = np.arange(first, first + batch.num_rows)
         first += batch.num_rows
         yield RawBatch(
@@ -178,15 +196,19 @@ class _Lines:
     def texts(self, positions: np.ndarray) -> list[str]:
         return [self.text(p) for p in positions]
 
-    def joined(self) -> bytes:
+    def joined(self) -> pa.Buffer:
         """The lines as one text."""
         first, last = int(self.starts[0]), int(self.ends[-1])
+        if (self.starts[1:] - self.ends[:-1] == 1).all() and self.block[last : last + 1] == b"\n":
+            return pa.py_buffer(self.block).slice(first, last + 1 - first)
         if self.block.count(b"\n", first, last) == len(self) - 1:
-            return self.block[first:last] + b"\n"
-        return b"".join(self.line(p) + b"\n" for p in range(len(self)))
+            return pa.py_buffer(self.block[first:last] + b"\n")
+        return pa.py_buffer(b"".join(self.line(p) + b"\n" for p in range(len(self))))
 
     def counts(self, byte: bytes) -> np.ndarray:
         """How often a byte is in each line."""
+        if byte not in self.block:
+            return np.zeros(len(self), np.int64)
         places = np.flatnonzero(np.frombuffer(self.block, np.uint8) == ord(byte))
         return np.searchsorted(places, self.ends) - np.searchsorted(places, self.starts)
 
@@ -198,7 +220,7 @@ class _Lines:
         found = []
         lines = self
         for byte, name in ((b"\r", "a carriage return"), (b"\0", "a NUL byte")):
-            if byte in self.block and (foul := lines.counts(byte) > 0).any():
+            if (foul := lines.counts(byte) > 0).any():
                 at = np.flatnonzero(foul)
                 found.append(lines.malformed(at, [f"{name} inside the line"] * len(at)))
                 lines = lines[~foul]
@@ -214,7 +236,7 @@ class _Lines:
                 except UnicodeDecodeError:
                     foul[position] = True
             at = np.flatnonzero(foul)
-            found.append(lines.malformed(at, ["not UTF-8"] * len(at)))
+            found.append(Malformed(lines.rows[at], lines.texts(at), ["not UTF-8"] * len(at), "not_utf8"))
             lines = lines[~foul]
         return lines, [f for f in found if len(f.rows)]
 
@@ -267,7 +289,9 @@ def _read_csv(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> Ite
             foul.append(lines.malformed(at, ["a quote that is not closed"] * len(at)))
             lines = lines[~odd]
         yield from foul
-        for part in _parse_csv(lines, header):
+        # An open quote takes the rest of the text, so it is the last column that shows it.
+        made = [name for name in header if name in columns or name == header[-1]]
+        for part in _parse_csv(lines, header, made):
             if isinstance(part, Malformed):
                 yield part
                 continue
@@ -281,7 +305,9 @@ def _read_csv(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> Ite
             )
 
 
-def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.Table, _Lines], Malformed]]:
+def _parse_csv(
+    lines: _Lines, header: Sequence[str], made: Sequence[str]
+) -> Iterator[Union[tuple[pa.Table, _Lines], Malformed]]:
     if not len(lines):
         return
     invalid: dict[int, int] = {}
@@ -296,11 +322,12 @@ def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.
         table = pyarrow.csv.open_csv(
             pa.BufferReader(text),
             read_options=pyarrow.csv.ReadOptions(
-                column_names=list(header), use_threads=False, block_size=len(text) + 1
+                column_names=list(header), use_threads=False, block_size=text.size + 1
             ),
             parse_options=pyarrow.csv.ParseOptions(invalid_row_handler=skip),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types={name: pa.string() for name in header},
+                include_columns=list(made),
+                column_types={name: pa.string() for name in made},
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
@@ -309,7 +336,7 @@ def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.
     except pa.ArrowInvalid:
         table = None
     # A value that goes over lines costs a row, but for one that is open at the end, which takes the last line break.
-    if table is not None and table.num_rows and any((c[-1].as_py() or "").endswith("\n") for c in table.columns):
+    if table is not None and table.num_rows and (table.column(header[-1])[-1].as_py() or "").endswith("\n"):
         table = None
     if table is not None and table.num_rows + len(invalid) == len(lines):
         bad = np.zeros(len(lines), bool)
@@ -324,8 +351,8 @@ def _parse_csv(lines: _Lines, header: Sequence[str]) -> Iterator[Union[tuple[pa.
     else:
         # A quote opens a value on one line and closes it on another: find the line by halves.
         half = len(lines) // 2
-        yield from _parse_csv(lines[:half], header)
-        yield from _parse_csv(lines[half:], header)
+        yield from _parse_csv(lines[:half], header, made)
+        yield from _parse_csv(lines[half:], header, made)
 
 
 def _read_jsonl(handle: BinaryIO, columns: Sequence[str], block_bytes: int) -> Iterator[Union[RawBatch, Malformed]]:
@@ -350,7 +377,7 @@ def _parse_jsonl(lines: _Lines, columns: Sequence[str]) -> Iterator[Union[RawBat
         try:
             table = pyarrow.json.read_json(
                 pa.BufferReader(text),
-                read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+                read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=text.size + 1),
                 parse_options=pyarrow.json.ParseOptions(explicit_schema=pa.schema(types)) if types else None,
             )
         except pa.ArrowInvalid as error:

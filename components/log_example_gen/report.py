@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from components.log_example_gen.config import LogsConfig, Window
-from components.log_example_gen.join import SPLITS, Joined
+from components.log_example_gen.join import Joined
 from components.log_example_gen.parsing import LogSpec, Parsed
 from components.log_example_gen.window import EXPOSURES, LogFile
 from models.features import Feature
 from models.section import UserError
 
+SPLITS = ("train", "eval")
+
 Counts = dict[str, Any]
-"""Nested mappings: integers at the ends are added up, texts are examples of which the smallest is kept."""
+"""Nested mappings: integers at the ends are added up; of texts and lists, which are examples, the smallest is kept."""
 
 
 class ReconciliationError(RuntimeError):
@@ -26,14 +30,18 @@ def merge(counts: Iterable[Counts]) -> Counts:
     """Adds up counts, in any order and grouping."""
     total: Counts = {}
     for more in counts:
-        for key, value in more.items():
-            if isinstance(value, dict):
-                total[key] = merge([total.get(key, {}), value])
-            elif isinstance(value, str):
-                total[key] = min(total.get(key, value), value)
-            else:
-                total[key] = total.get(key, 0) + value
+        _add(total, more)
     return total
+
+
+def _add(total: Counts, more: Counts) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict):
+            _add(total.setdefault(key, {}), value)
+        elif isinstance(value, (str, list)):
+            total[key] = min(total.get(key, value), value)
+        else:
+            total[key] = total.get(key, 0) + value
 
 
 def count_parsed(parsed: Parsed, file: LogFile) -> Counts:
@@ -41,64 +49,108 @@ def count_parsed(parsed: Parsed, file: LogFile) -> Counts:
     rejected = parsed.rejected
     read = len(parsed.rows) + len(rejected)
     log: Counts = {"read": read, "rejected": {}, "columns": {}, "names": dict.fromkeys(parsed.names, 1)}
-    for row, reason, column, detail, raw in zip(
-        *(rejected.column(name).to_pylist() for name in ("row", "reason", "column", "detail", "raw"))
-    ):
-        counts = log["rejected"].setdefault(reason, {}).setdefault(column or "", {"rows": 0})
-        counts["rows"] += 1
-        if "example" not in counts:
-            text = raw if len(raw) <= 200 else raw[:197] + "..."
-            counts["example"] = f"{file.relative} row {row}: {detail}; the row: {text}"
+    of_file: dict[str, Any] = {"day": file.day.isoformat(), "read": read, "rejected": {}}
+    for reason, column, rows, first in _kinds(rejected):
+        row, detail, raw = (rejected.column(name)[first].as_py() for name in ("row", "detail", "raw"))
+        raw = raw if len(raw) <= 200 else raw[:197] + "..."
+        log["rejected"].setdefault(reason, {})[column] = {"rows": rows, "example": [file.relative, row, detail, raw]}
+        of_file["rejected"][reason] = of_file["rejected"].get(reason, 0) + rows
     if parsed.names:
         accepted = len(parsed.rows)
         for name, missing in parsed.missing.items():
             absent = read if name in parsed.absent else 0
             log["columns"][name] = {"rows": read, "absent": absent, "accepted": accepted, "missing": missing}
-    return {"logs": {file.log: log}}
+    return {"logs": {file.log: {**log, "files": {file.relative: of_file}}}}
 
 
-def count_joined(joined: Joined, specs: Mapping[str, LogSpec]) -> Counts:
-    """Counts of a bucket: outcomes of its rows, and its examples and their labels."""
+def _kinds(rejected: pa.Table) -> Iterator[tuple[str, str, int, int]]:
+    """Per reason and column ('' for none) of rejected rows: how many there are, and the position of the first."""
+    if len(rejected):
+        rows = rejected.select(["reason", "column", "row"]).append_column("at", pa.array(np.arange(len(rejected))))
+        kinds = rows.group_by(["reason", "column"]).aggregate([("row", "count"), ("at", "min")])
+        for kind in kinds.to_pylist():
+            yield kind["reason"], kind["column"] or "", kind["row_count"], kind["at_min"]
+
+
+def example_text(example: Sequence[Any]) -> str:
+    """A rejected row of the counts, in a line."""
+    file, row, detail, raw = example
+    return f"{file} row {row}: {detail}" + (f"; the row: {raw}" if raw else "")
+
+
+def count_joined(joined: Joined, specs: Mapping[str, LogSpec], sampled: Collection[date] = ()) -> Counts:
+    """Counts of a bucket: outcomes of its rows, its examples and their labels, and delays of events; all by day.
+
+    Args:
+      joined: the bucket.
+      specs: the logs.
+      sampled: the days of which a sample is kept.
+    """
     events = [log for log in specs if log != EXPOSURES]
-    return {
-        "outcomes": joined.outcomes,
-        "examples": {
-            split: {"rows": len(table), "labels": {e: _sum(table.column(e)) for e in events}}
-            for split, table in joined.examples.items()
-        },
-    }
+    examples, left_out = {}, {}
+    for day in joined.examples:
+        table = joined.training[day] if day in sampled else joined.examples[day]
+        examples[day.isoformat()] = {"rows": len(table), "labels": {e: _sum(table.column(e)) for e in events}}
+    days = {day.isoformat() for day in sampled}
+    for log, by_day in joined.sampled_out.items():
+        left_out[log] = {
+            day: {"joined": {"": -count}, "sampled_out": {"": count}} for day, count in by_day.items() if day in days
+        }
+    outcomes = merge([joined.outcomes, left_out])
+    return {"outcomes": outcomes, "delays": joined.delays, "examples": examples}
 
 
 def reconciliation(counts: Counts, specs: Mapping[str, LogSpec], window: Window) -> dict[str, Any]:
     """The report: every row that was read, by its one outcome.
 
+    A rejected row counts in the day of its file, as its time may be what is wrong with it.
+
+    Args:
+      counts: those of `count_parsed` of all files and of `count_joined` of all buckets, merged.
+      specs: the logs.
+      window: the window.
+
     Raises:
       ReconciliationError: if the sums do not match.
     """
-    logs: dict[str, Any] = {}
+    first_eval = window.first_eval_day.isoformat()
+    logs = {}
     for log in specs:
-        parsed = counts.get("logs", {}).get(log, {"read": 0, "rejected": {}, "columns": {}})
-        outcomes = {k: dict(sorted(v.items())) for k, v in sorted(counts.get("outcomes", {}).get(log, {}).items())}
-        rejected = {
-            reason: sum(column["rows"] for column in columns.values())
-            for reason, columns in sorted(parsed["rejected"].items())
-        }
-        if rejected:
-            outcomes["rejected"] = rejected
+        parsed = counts.get("logs", {}).get(log, {"read": 0, "rejected": {}, "columns": {}, "files": {}})
+        of_files = (
+            {of_file["day"]: {"rejected": of_file["rejected"]}}
+            for of_file in parsed["files"].values()
+            if of_file["rejected"]
+        )
+        days = merge([counts.get("outcomes", {}).get(log, {}), *of_files])
         logs[log] = {
             "read": parsed["read"],
-            "outcomes": outcomes,
+            "outcomes": _sorted(merge(days.values())),
+            "days": {day: _sorted(outcomes) for day, outcomes in sorted(days.items())},
+            "files": _sorted(parsed["files"]),
+            "rejected": [
+                {"reason": reason, "column": column, "rows": found["rows"], "example": found["example"]}
+                for reason, columns in sorted(parsed["rejected"].items())
+                for column, found in sorted(columns.items())
+            ],
             "columns": {
                 name: {"missing": column["missing"], "absent": column["absent"]}
                 for name, column in sorted(parsed["columns"].items())
             },
         }
+    events = [log for log in specs if log != EXPOSURES]
     examples = counts.get("examples", {})
     report = {
         "window": window.model_dump(mode="json"),
         "logs": logs,
+        "delays": {event: counts.get("delays", {}).get(event, {}) for event in events},
         "examples": {
-            split: examples.get(split, {"rows": 0, "labels": {log: 0 for log in specs if log != EXPOSURES}})
+            split: merge(
+                [
+                    {"rows": 0, "labels": dict.fromkeys(events, 0)},
+                    *(found for day, found in examples.items() if (day >= first_eval) == (split == "eval")),
+                ]
+            )
             for split in SPLITS
         },
     }
@@ -106,11 +158,20 @@ def reconciliation(counts: Counts, specs: Mapping[str, LogSpec], window: Window)
     return report
 
 
+def _sorted(counts: Counts) -> Counts:
+    return {key: _sorted(value) if isinstance(value, dict) else value for key, value in sorted(counts.items())}
+
+
 def _check_sums(report: Mapping[str, Any]) -> None:
     for log, counts in report["logs"].items():
         total = sum(n for reasons in counts["outcomes"].values() for n in reasons.values())
         if total != counts["read"]:
-            raise ReconciliationError(f"{log}: {counts['read']} rows were read, but {total} have an outcome: {counts}")
+            raise ReconciliationError(
+                f"{log}: {counts['read']} rows were read, but {total} have an outcome: {counts['outcomes']}"
+            )
+        of_files = sum(of_file["read"] for of_file in counts["files"].values())
+        if of_files != counts["read"]:
+            raise ReconciliationError(f"{log}: {counts['read']} rows were read, but the files have {of_files}")
     joined = sum(report["logs"][EXPOSURES]["outcomes"].get("joined", {}).values())
     examples = sum(report["examples"][split]["rows"] for split in SPLITS)
     if joined != examples:
@@ -121,32 +182,47 @@ def _check_sums(report: Mapping[str, Any]) -> None:
             events = sum(counts["outcomes"].get("joined", {}).values())
             if (labels > events) or (events > 0) != (labels > 0):
                 raise ReconciliationError(f"{log}: {events} events were joined, but {labels} examples have the label")
+            delays = sum(n for day in report["delays"][log].values() for n in day.values())
+            sampled_out, forgotten = (
+                sum(counts["outcomes"].get(outcome, {}).values()) for outcome in ("sampled_out", "forgotten")
+            )
+            attributed = events + sampled_out
+            # Users who were forgotten after a day was joined are still in its delays.
+            if not attributed <= delays <= attributed + forgotten:
+                raise ReconciliationError(f"{log}: {attributed} events have a cause, but {delays} a delay")
 
 
 def check_rejected(counts: Counts, logs: LogsConfig) -> None:
-    """Stops a run whose logs have too many bad rows.
+    """Stops a run whose logs have too many bad rows, in total or of a reason.
 
     Raises:
-      UserError: with the counts per reason and a row of each.
+      UserError: with the log, the limit, and the counts per reason with a row of each.
     """
     for log, parsed in counts.get("logs", {}).items():
-        found = [
-            (column["rows"], reason, name, column["example"])
-            for reason, columns in parsed["rejected"].items()
-            for name, column in columns.items()
-        ]
-        rejected = sum(rows for rows, *_ in found)
-        share = rejected / max(parsed["read"], 1)
-        if not rejected or (share <= logs.max_rejected and rejected < parsed["read"]):
-            continue
-        lines = [f"  {rows} {reason}: {example}" for rows, reason, _, example in sorted(found, reverse=True)]
-        what = (
-            f"all {rejected} rows were rejected"
-            if rejected == parsed["read"]
-            else f"{rejected} of {parsed['read']} rows were rejected ({share:.1%}, more than "
-            f"logs.max_rejected = {logs.max_rejected:.1%})"
+        found = sorted(
+            (
+                (column["rows"], reason, example_text(column["example"]))
+                for reason, columns in parsed["rejected"].items()
+                for column in columns.values()
+            ),
+            reverse=True,
         )
-        raise UserError("\n".join([f"{log}: {what}:", *lines]))
+        by_reason = {reason: sum(rows for rows, of, _ in found if of == reason) for _, reason, _ in found}
+        rejected, read = sum(by_reason.values()), max(parsed["read"], 1)
+        problems = []
+        if rejected == parsed["read"] and rejected:
+            problems.append(f"{log}: all {rejected} rows were rejected:")
+        else:
+            for name, limit in logs.rejection_limits.items():
+                rows = rejected if name == "total" else by_reason.get(name, 0)
+                if rows / read > limit:
+                    what = "rejected" if name == "total" else f"rejected as {name}"
+                    key = "logs.max_rejected" if name == "total" else f"logs.max_rejected.{name}"
+                    problems.append(
+                        f"{log}: {rows} of {read} rows were {what} ({rows / read:.1%}, more than {key} = {limit:.1%}):"
+                    )
+        if problems:
+            raise UserError("\n".join([*problems, *(f"  {rows} {reason}: {text}" for rows, reason, text in found)]))
 
 
 def check_columns(counts: Counts, specs: Mapping[str, LogSpec], features: Iterable[Feature]) -> None:

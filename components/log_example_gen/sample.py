@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.log_example_gen.attribution import Rules, Verdict, rules
+from components.log_example_gen.attribution import Verdict, rules
 from components.log_example_gen.config import AttributionConfig, LogsConfig, Window
 from components.log_example_gen.join import attribute_rows, count_verdicts
-from components.log_example_gen.parsing import Column, LogSpec, log_specs, parse_file
+from components.log_example_gen.parsing import EVENT_TIME, Column, LogSpec, log_specs, parse_file
 from components.log_example_gen.reading import UnreadableFile
-from components.log_example_gen.report import check_columns, check_rejected, count_parsed, merge
+from components.log_example_gen.report import check_columns, check_rejected, count_parsed, example_text, merge
 from components.log_example_gen.window import EXPOSURES, LogFile, day_start_ms, input_files, total_bytes
 from models.features import Feature
 from models.section import UserError
@@ -162,33 +162,37 @@ def inspect(
 
     # Exposures of the days before the sample are not there to find, unless all of the input was read.
     horizon = day_start_ms(logs, min(f.day for f in exposure_files) if whole else first)
-    of_sample = replace(
-        rules(logs, attribution, window), first=day_start_ms(logs, first), end=day_start_ms(logs, last + _DAY)
+    of_sample = rules(
+        logs, attribution, window.model_copy(update={"first_day": first, "last_day": last}).days, window.data_end_ms
     )
+    end = day_start_ms(logs, last + _DAY)
     tables = {log: samples[log].table() for log in specs}
-    rows, result = attribute_rows(tables, specs, of_sample)
-    checks = [_check(samples[EXPOSURES], count_verdicts(result.exposures, None), None)]
+    result = attribute_rows(tables, specs, of_sample)
+    of_exposures = result[EXPOSURES]
+    checks = [_check(samples[EXPOSURES], _outcomes(of_exposures.verdicts, of_exposures.days, None), None)]
     events = [log for log in specs if log != EXPOSURES]
-    for step, (event, verdicts) in enumerate(zip(events, result.events)):
+    for step, event in enumerate(events):
+        verdicts, time = result[event].verdicts, tables[event].column(EVENT_TIME).to_numpy()
         known = np.ones(len(verdicts), bool)
         if not (whole and samples[event].complete):
             reach = sum(of_sample.windows[: step + 1]) + of_sample.skew
-            known = (rows[step + 1].time >= horizon + reach) & (rows[step + 1].time < of_sample.end)
+            known = (time >= horizon + reach) & (time < end)
         verdicts = verdicts[known]
-        judged = verdicts[verdicts != Verdict.DUPLICATE]
+        judged = verdicts[~np.isin(verdicts, (Verdict.DUPLICATE, Verdict.CONFLICTING))]
         orphans = np.isin(judged, (Verdict.NO_CAUSE, Verdict.BEFORE_CAUSE)).sum()
         matched = 1 - float(orphans) / len(judged) if len(judged) else None
-        checks.append(_check(samples[event], count_verdicts(verdicts, ["exposure", *events][step]), matched))
-    joined = result.exposures == Verdict.JOINED
-    labels = {
-        event: np.isin(np.arange(len(joined)), exposure_of) for event, exposure_of in zip(events, result.exposure_of)
-    }
+        checks.append(
+            _check(samples[event], _outcomes(verdicts, result[event].days[known], ["exposure", *events][step]), matched)
+        )
+    joined = of_exposures.verdicts == Verdict.JOINED
+    labels = {event: np.isin(np.arange(len(joined)), result[event].exposure) for event in events}
+    exposure_time = tables[EXPOSURES].column(EVENT_TIME).to_numpy()
     return Inspection(
         window=window,
         first_day=first,
         last_day=last,
         logs=tuple(checks),
-        splits=_splits(window, of_sample, rows[0].time, joined, labels, exposure_files, samples[EXPOSURES]),
+        splits=_splits(logs, window, exposure_time, joined, labels, exposure_files, samples[EXPOSURES]),
         problems=_problems(samples, logs, specs, features),
     )
 
@@ -230,9 +234,7 @@ class _Sample:
         return pa.concat_tables(self.parts)
 
 
-def _read_days(
-    files: Sequence[LogFile], spec: LogSpec, window: Window, max_rows: int
-) -> tuple[date, date, _Sample]:
+def _read_days(files: Sequence[LogFile], spec: LogSpec, window: Window, max_rows: int) -> tuple[date, date, _Sample]:
     """Reads contiguous days of the exposures: the first for evaluation, and around it as many as there is room for."""
     sample = _Sample(spec)
     by_day = {day: [f for f in files if f.day == day] for day in {f.day for f in files}}
@@ -252,9 +254,13 @@ def _read_days(
     return first, last, sample
 
 
+def _outcomes(verdicts: np.ndarray, days: np.ndarray, cause: str | None) -> dict[str, dict[str, int]]:
+    return merge(count_verdicts(verdicts, days, cause).values())
+
+
 def _splits(
+    logs: LogsConfig,
     window: Window,
-    rules: Rules,
     time: np.ndarray,
     joined: np.ndarray,
     labels: Mapping[str, np.ndarray],
@@ -262,13 +268,14 @@ def _splits(
     sample: _Sample,
 ) -> dict[str, SplitCheck]:
     checks = {}
+    first_eval = day_start_ms(logs, window.first_eval_day)
     in_window = [f for f in sample.files if window.first_day <= f.day <= window.last_day]
     per_byte = joined.sum() / max(total_bytes(in_window), 1)
     for split, first, end in (
         ("train", window.first_day, window.first_eval_day),
         ("eval", window.first_eval_day, window.last_day + _DAY),
     ):
-        of_split = joined & ((time >= rules.first_eval) == (split == "eval"))
+        of_split = joined & ((time >= first_eval) == (split == "eval"))
         size = total_bytes(f for f in files if first <= f.day < end)
         checks[split] = SplitCheck(
             days=(end - first).days,
@@ -295,7 +302,7 @@ def _problems(
 def _check(sample: _Sample, outcomes: dict[str, dict[str, int]], matched: float | None) -> LogCheck:
     counts = sample.counts.get("logs", {}).get(sample.spec.log, {"rejected": {}, "names": {}})
     rejected = [
-        Rejection(reason, column, found["rows"], found["example"])
+        Rejection(reason, column, found["rows"], example_text(found["example"]))
         for reason, columns in counts["rejected"].items()
         for column, found in columns.items()
     ]

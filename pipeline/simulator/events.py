@@ -51,7 +51,12 @@ class DayOfEvents:
 
 
 def draw_events(
-    config: SimulationConfig, exposures: Exposures, ctr: np.ndarray, cvr: np.ndarray, day_start: int, quota: Quota,
+    config: SimulationConfig,
+    exposures: Exposures,
+    ctr: np.ndarray,
+    cvr: np.ndarray,
+    day_start: int,
+    quota: Quota,
     rng: np.random.Generator,
 ) -> DayOfEvents:
     """Draws labels from the probabilities, event times inside the windows, and the dirt on top.
@@ -123,7 +128,10 @@ def draw_events(
 
 
 def _events(
-    exposures: Exposures, parts: list[tuple[np.ndarray, np.ndarray, str]], ghosts: np.ndarray, ghost_times: np.ndarray,
+    exposures: Exposures,
+    parts: list[tuple[np.ndarray, np.ndarray, str]],
+    ghosts: np.ndarray,
+    ghost_times: np.ndarray,
     ghost_kind: str,
 ) -> Events:
     rows = np.concatenate([p[0] for p in parts])

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 _TEXT_REASONS = ("malformed_row", "missing_value", "bad_time")
-REASONS = {"parquet": ("missing_value", "bad_time"), "csv": _TEXT_REASONS, "jsonl": _TEXT_REASONS}
+REASONS = {"parquet": ("missing_value", "time_out_of_range"), "csv": _TEXT_REASONS, "jsonl": _TEXT_REASONS}
 """Ways in which a row of each format can be broken, by the reason for which it is to be rejected."""
 
 _NO_TIME = "not-a-time"
@@ -37,7 +37,7 @@ def write_log(path: Path, table: pa.Table, file_format: str, required: tuple[str
     if file_format == "parquet":
         if "time" in table.column_names:  # a time in seconds, read as one in ms, is one of January 1970
             time = table["time"].combine_chunks()
-            seconds = pc.if_else(broken == "bad_time", pc.divide(time, 1000), time)
+            seconds = pc.if_else(broken == "time_out_of_range", pc.divide(time, 1000), time)
             table = table.set_column(table.schema.get_field_index("time"), "time", seconds)
         pq.write_table(table, path)
         return

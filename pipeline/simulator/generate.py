@@ -29,9 +29,7 @@ from pipeline.simulator.world import World
 _CALIBRATION, _DAYS = 1, 2  # random streams, beside 0 of the world
 
 
-def simulate(
-    config: SimulationConfig, out: Path, progress: Callable[[int, int], None] | None = None
-) -> dict[str, Any]:
+def simulate(config: SimulationConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Writes simulated logs and their truth.
 
     `out/{exposures,clicks,purchases}/YYYY-MM-DD/*` are the logs, a folder per day. Under `out/truth`:

@@ -41,9 +41,7 @@ class LogWriter:
         self._pending: list[pa.Table] = []
         self._next_id = 0
 
-    def add(
-        self, day: int, table: pa.Table, exposure: np.ndarray, kind: np.ndarray, rng: np.random.Generator
-    ) -> None:
+    def add(self, day: int, table: pa.Table, exposure: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> None:
         """Adds duplicates and late arrival to the rows drawn on a day, and puts them in line for their folders.
 
         Args:
@@ -65,15 +63,13 @@ class LogWriter:
             time[again] = np.minimum(time[again] + rng.integers(1, 5000, len(again)), midnight - 1)
         late = np.zeros(len(rows), bool)
         late[rng.choice(len(rows), self._quota.take("late", dirt.late, len(rows)), False)] = True
-        table = table.take(pa.array(rows)).set_column(
-            table.schema.get_field_index("time"), "time", pa.array(time)
-        )
+        table = table.take(pa.array(rows)).set_column(table.schema.get_field_index("time"), "time", pa.array(time))
         kind = np.concatenate([kind.astype("U16"), np.full(len(copies), "duplicate", "U16")])
         for name, values in (
             ("_id", ids[rows]),
             ("_exposure", exposure[rows]),
             ("_kind", kind),
-            ("_reason", np.full(len(rows), "", "U16")),
+            ("_reason", np.full(len(rows), "", "U32")),
             ("_late", late),
             ("_no_device", np.zeros(len(rows), bool)),
             ("_folder", self._calendar.index(time) + late),
@@ -122,7 +118,7 @@ class LogWriter:
         day_folder = self._out / log / str(self._calendar.date(day))
         for name, table, dropped in files:
             kept = [c for c in columns if c not in dropped]
-            reason = table["_reason"].to_numpy().astype("U16")
+            reason = table["_reason"].to_numpy().astype("U32")
             write_log(day_folder / f"{name}.{config.format}", table.select(kept), config.format, required, reason)
         self._write_rows(day, pa.concat_tables([table for _, table, _ in files]))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +42,11 @@ ROW_SCHEMA = pa.schema(
 """One row for each row of a log, in one file per log and day folder."""
 
 _DAY = timedelta(days=1)
+
+NEAR = timedelta(hours=12)
+"""So far outside of its window a cause still says why an event does not count."""
+REPEAT = timedelta(hours=6)
+"""Longest time between duplicates. The simulator's are nearer, and on one day."""
 
 
 def rows_file(out: Path, log: str, day: Any) -> Path:
@@ -95,31 +102,35 @@ def reconcile(
 ) -> dict[str, Any]:
     """`expected_reconciliation`, of a window's first day, first evaluation day and last day."""
     first_day, first_eval_day, last_day = days
-    duration = sum(windows.values(), clock_skew)
+    longest = sum(windows.values(), timedelta(0))
     config = SimulationConfig.from_json(json.dumps(json.loads((out / "truth" / TRUTH_FILE).read_text())["config"]))
     calendar = Calendar(config.first_day, config.days, config.timezone)
-    margin = -(-duration // _DAY)
-    folders = range(
-        max((first_day - config.first_day).days - margin, 0),
-        min((last_day - config.first_day).days + margin + lateness_days, config.days - 1) + 1,
-    )
-    logs = {log: _read(out, log, [calendar.date(d) for d in folders]) for log in LOGS}
-
     # The window may reach beyond the simulated days, so it has a calendar of its own.
     own = Calendar(first_day, (last_day - first_day).days + 1, config.timezone)
     start, end = int(own.starts[0]), int(own.starts[-1])
-    maturity, skew = milliseconds(duration), milliseconds(clock_skew)
+    before = milliseconds(longest + NEAR + REPEAT + len(windows) * clock_skew)
+    after = milliseconds(max(longest, NEAR) + len(windows) * clock_skew)
+    zone = ZoneInfo(config.timezone)
+    first, last = (datetime.fromtimestamp(ms / 1000, zone).date() for ms in (start - before, end + after - 1))
+    folders = range(
+        max((first - config.first_day).days, 0),
+        min((last - config.first_day).days + lateness_days, config.days - 1) + 1,
+    )
+    logs = {log: _read(out, log, [calendar.date(d) for d in folders]) for log in LOGS}
+    maturity, skew, near = milliseconds(longest + clock_skew), milliseconds(clock_skew), milliseconds(NEAR)
 
     exposures = logs[EXPOSURES]
-    outcome = _unreadable_or_duplicate(exposures)
+    outcome = _unreadable(exposures)
+    repeated = _repeated(exposures)
+    kept = np.flatnonzero((outcome["name"] == "") & ~repeated)
     time = exposures["time"]
-    _settle(outcome, (time < start) | (time >= end), "outside_window", "")
+    _settle(outcome, (time < start) | (time >= end), "outside_window", "other_days")
+    _settle(outcome, repeated, "duplicate", "")
     _settle(outcome, time + maturity > data_end_ms, "not_mature", "")
     _settle(outcome, np.ones(len(time), bool), "joined", "")
     report = {EXPOSURES: _tally(outcome)}
 
     # By id of the exposure: its time and its outcome, where it was read and is no duplicate.
-    kept = np.flatnonzero((outcome["name"] != "rejected") & (outcome["name"] != "duplicate"))
     size = 1 + max((int(log["exposure"].max()) for log in logs.values() if len(log["exposure"])), default=0)
     cause_outcome = np.full(size, "", outcome["name"].dtype)
     cause_outcome[exposures["id"][kept]] = outcome["name"][kept]
@@ -131,21 +142,25 @@ def reconcile(
     for step, (event, log) in enumerate(EVENTS.items()):
         rows = logs[log]
         reach = milliseconds(windows[event])
-        outcome = _unreadable_or_duplicate(rows)
+        outcome = _unreadable(rows)
         time, of = rows["time"], rows["exposure"]
-        count, earliest, latest = _causes(causes_of, causes_at, of, time + skew)
-        inside = time - latest <= reach
-        # An event of another day is still the cause of one that comes after it, inside the window of days.
-        attributed = (outcome["name"] == "") & (count > 0) & (earliest <= time + skew) & inside
-        _settle(outcome, (time < start - skew) | (time > end + maturity), "outside_window", "other_days")
-        _settle(outcome, count == 0, "orphan", "no_exposure" if step == 0 else "no_click")
-        _settle(outcome, earliest > time + skew, "orphan", "before_exposure" if step == 0 else "before_click")
-        for name in ("outside_window", "not_mature"):
-            _settle(outcome, cause_outcome[of] == name, name, "exposure_" + name)
-        _settle(outcome, ~inside, "outside_window", "after_window")
-        _settle(outcome, np.ones(len(time), bool), "joined", "")
+        readable, repeated = outcome["name"] == "", _repeated(rows)
+
+        causes = functools.partial(_any_between, causes_of, causes_at, of)
+        fits = readable & causes(time - reach, time + skew)
+        attributed = fits & ~repeated
+        _settle(outcome, attributed & (cause_outcome[of] == "outside_window"), "outside_window", "other_days")
+        _settle(outcome, ~attributed & ((time < start) | (time >= end)), "outside_window", "other_days")
+        _settle(outcome, repeated, "duplicate", "")
+        _settle(outcome, attributed & (cause_outcome[of] == "not_mature"), "not_mature", "exposure_not_mature")
+        _settle(outcome, attributed, "joined", "")
+        _settle(outcome, causes(time - reach - near, time - reach), "outside_window", "after_window")
+        cause = "exposure" if step == 0 else "click"
+        _settle(outcome, causes(time + skew, time + skew + near), "orphan", "before_" + cause)
+        _settle(outcome, np.ones(len(time), bool), "orphan", "no_" + cause)
         report[event] = _tally(outcome)
         labels[event] = np.unique(of[outcome["name"] == "joined"])
+        # An event of another day is still the cause of one that comes after it, inside the window of days.
         causes_of, causes_at = of[attributed], time[attributed]
 
     first_eval = int(own.starts[(first_eval_day - first_day).days])
@@ -168,19 +183,22 @@ def _read(out: Path, log: str, days: list) -> dict[str, np.ndarray]:
     return {name: table[name].to_numpy() for name in ("id", "exposure", "time", "reason")}
 
 
-def _unreadable_or_duplicate(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _unreadable(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     n = len(rows["time"])
     outcome = {"name": np.full(n, "", "U16"), "reason": np.full(n, "", "U32")}
     reason = rows["reason"].astype("U32")
     for name in np.unique(reason[reason != ""]):
         _settle(outcome, reason == name, "rejected", name)
-    readable = np.flatnonzero(reason == "")
-    # The earliest of those with one id stays.
-    order = readable[np.lexsort((rows["time"][readable], rows["id"][readable]))]
-    repeated = np.zeros(n, bool)
-    repeated[order[1:]] = rows["id"][order[1:]] == rows["id"][order[:-1]]
-    _settle(outcome, repeated, "duplicate", "")
     return outcome
+
+
+def _repeated(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """The readable rows that have the id of an earlier one."""
+    readable = np.flatnonzero(rows["reason"].astype("U32") == "")
+    order = readable[np.lexsort((rows["time"][readable], rows["id"][readable]))]
+    repeated = np.zeros(len(rows["time"]), bool)
+    repeated[order[1:]] = rows["id"][order[1:]] == rows["id"][order[:-1]]
+    return repeated
 
 
 def _settle(outcome: dict[str, np.ndarray], where: np.ndarray, name: str, reason: str) -> None:
@@ -197,23 +215,15 @@ def _tally(outcome: dict[str, np.ndarray]) -> dict[str, Any]:
     return {"read": len(outcome["name"]), "outcomes": outcomes}
 
 
-def _causes(
-    causes_of: np.ndarray, causes_at: np.ndarray, of: np.ndarray, until: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each event of exposure `of`: how many causes it has, the first's time, and the last's up to `until`.
-
-    If any cause is near enough, then the last one before the event is.
-    """
+def _any_between(
+    causes_of: np.ndarray, causes_at: np.ndarray, of: np.ndarray, first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """For each event of exposure `of`: does any of its causes lie in the times from `first` to `last`."""
     order = np.lexsort((causes_at, causes_of))
-    causes_of, causes_at = causes_of[order], causes_at[order]
-    low = np.searchsorted(causes_of, of, side="left")
-    count = np.searchsorted(causes_of, of, side="right") - low
-    padded = np.append(causes_at, 0)
-    earliest = padded[low]
-    # The search for (of, until) among (causes_of, causes_at): ranks stand for times, to fit into one integer.
+    # (exposure, time) pairs become one integer: ranks stand for times.
     times = np.unique(causes_at)
     span = len(times) + 1
-    keys = causes_of * span + np.searchsorted(times, causes_at)
-    last = np.searchsorted(keys, of * span + np.searchsorted(times, until, side="right"), side="left") - 1
-    latest = np.where(last >= low, padded[last], earliest)
-    return count, earliest, latest
+    keys = causes_of[order] * span + np.searchsorted(times, causes_at[order])
+    begin = np.searchsorted(keys, of * span + np.searchsorted(times, first, side="left"), side="left")
+    end = np.searchsorted(keys, of * span + np.searchsorted(times, last, side="right"), side="left")
+    return end > begin

@@ -62,7 +62,7 @@ def read_rows(path, log):
             else:
                 try:
                     time = int(row["time"])
-                    reason = "" if time > 10**12 else "bad_time"
+                    reason = "" if time > 10**12 else "time_out_of_range"
                 except ValueError:
                     reason = "bad_time"
         if reason:
@@ -80,60 +80,63 @@ def join(out, window, attribution, lateness_days=1):
     skew = attribution.clock_skew // timedelta(milliseconds=1)
     maturity = attribution.maturity // timedelta(milliseconds=1)
     start, end = start_ms(window.first_day), start_ms(window.last_day + timedelta(days=1))
-    margin = -(-attribution.maturity // timedelta(days=1)) * timedelta(days=1)
-    folders = window.first_day - margin, window.last_day + margin + lateness_days * timedelta(days=1)
+    windows, skews = sum(attribution.windows.values(), timedelta(0)), 2 * attribution.clock_skew
+    back, ahead = windows + timedelta(hours=18) + skews, max(windows, timedelta(hours=12)) + skews
+    zone = ZoneInfo("Europe/Berlin")
+    folders = [
+        datetime.fromtimestamp(ms / 1000, zone).date()
+        for ms in (start - back / timedelta(milliseconds=1), end + ahead / timedelta(milliseconds=1) - 1)
+    ]
+    folders[1] += timedelta(days=lateness_days)
     logs = {}
     for log in REQUIRED:
         logs[log] = []
         for folder in sorted((out / log).iterdir()):
-            day = date.fromisoformat(folder.name)
-            if folders[0] <= day <= folders[1]:
+            if folders[0] <= date.fromisoformat(folder.name) <= folders[1]:
                 for file in sorted(folder.iterdir()):
                     logs[log] += read_rows(file, log)
 
     report, exposures = {}, {}
     outcomes = Counter()
     for row in sorted((r for r in logs["exposures"] if not r["reason"]), key=lambda r: r["time"]):
-        if row["key"] in exposures:
-            outcomes["duplicate", ""] += 1
-            continue
         if not start <= row["time"] < end:
-            outcome = "outside_window"
+            outcome = "outside_window", "other_days"
+        elif row["key"] in exposures:
+            outcome = "duplicate", ""
         else:
-            outcome = "not_mature" if row["time"] + maturity > window.data_end_ms else "joined"
-        exposures[row["key"]] = row["time"], outcome
-        outcomes[outcome, ""] += 1
+            outcome = ("not_mature" if row["time"] + maturity > window.data_end_ms else "joined"), ""
+        if row["key"] not in exposures:
+            exposures[row["key"]] = row["time"], outcome[0]
+        outcomes[outcome] += 1
     report["exposures"] = tally(logs["exposures"], outcomes)
 
     causes = {key: [time] for key, (time, _) in exposures.items()}
     labels = {}
-    for event, log, lost, early in (
-        ("click", "clicks", "no_exposure", "before_exposure"),
-        ("purchase", "purchases", "no_click", "before_click"),
-    ):
+    for event, log, cause in (("click", "clicks", "exposure"), ("purchase", "purchases", "click")):
         reach = attribution.windows[event] // timedelta(milliseconds=1)
         outcomes, seen, attributed = Counter(), set(), defaultdict(list)
         labels[event] = set()
         for row in (r for r in logs[log] if not r["reason"]):
             key, time = row["key"], row["time"]
-            exposure_outcome = exposures.get(key, (0, ""))[1]
-            near = [t for t in causes.get(key, []) if t - skew <= time <= t + reach]
-            if (key, time) in seen:
-                outcome = "duplicate", ""
-            elif not start - skew <= time <= end + maturity:
+            near = [t for t in causes.get(key, []) if t - skew - 12 * HOUR_MS <= time <= t + reach + 12 * HOUR_MS]
+            fits = any(t - skew <= time <= t + reach for t in near) and (key, time) not in seen
+            exposure_outcome = exposures[key][1] if fits else ""
+            if exposure_outcome == "outside_window" or (not fits and not start <= time < end):
                 outcome = "outside_window", "other_days"
-            elif not causes.get(key):
-                outcome = "orphan", lost
-            elif time < min(causes[key]) - skew:
-                outcome = "orphan", early
-            elif exposure_outcome != "joined":
-                outcome = exposure_outcome, "exposure_" + exposure_outcome
-            elif not near:
-                outcome = "outside_window", "after_window"
-            else:
+            elif (key, time) in seen:
+                outcome = "duplicate", ""
+            elif exposure_outcome == "not_mature":
+                outcome = "not_mature", "exposure_not_mature"
+            elif fits:
                 outcome = "joined", ""
                 labels[event].add(key)
-            if near and outcome[0] != "duplicate":  # one of another day is a cause nevertheless
+            elif not near:
+                outcome = "orphan", f"no_{cause}"
+            elif time < min(near) - skew:
+                outcome = "orphan", f"before_{cause}"
+            else:
+                outcome = "outside_window", "after_window"
+            if fits:  # one of another day is a cause nevertheless
                 attributed[key].append(time)
             seen.add((key, time))
             outcomes[outcome] += 1
@@ -240,7 +243,7 @@ def test_kinds_of_dirt_counted_in_the_files(tmp_path, form):
         rows = [row for file in sorted((tmp_path / log).rglob(f"*.{form}")) for row in read_rows(file, log)]
         good = [(row["key"], row["time"]) for row in rows if not row["reason"]]
         found = Counter(
-            malformed=sum(r["reason"] in ("malformed_row", "missing_value", "bad_time") for r in rows),
+            malformed=sum(r["reason"] not in ("", "missing_column") for r in rows),
             missing_column=sum(r["reason"] == "missing_column" for r in rows),
         )
         if log == "exposures":
@@ -339,5 +342,5 @@ def test_malformed_rows_break_in_every_way(tmp_path):
                 dropped.update(name for name in REQUIRED[log] if names and name not in names)
             assert set(lost) == set(REQUIRED[log])
             assert set(dropped) == set(REQUIRED[log])
-            torn = {"malformed_row"} if form != "parquet" else set()
-            assert set(reasons) == {"", "missing_value", "bad_time", "missing_column"} | torn
+            of_form = {"time_out_of_range"} if form == "parquet" else {"malformed_row", "bad_time"}
+            assert set(reasons) == {"", "missing_value", "missing_column"} | of_form

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from pathlib import Path
@@ -12,12 +13,12 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 from pydantic import TypeAdapter
 from tfx.types import standard_artifacts
 
 from components.log_example_gen import LogReport
-from components.log_example_gen.config import AttributionConfig, LogsConfig, Window, WindowConfig
+from components.log_example_gen.config import AttributionConfig, LogsConfig, SamplingConfig, Window, WindowConfig
 from components.log_example_gen.executor import Executor
 from components.log_example_gen.window import resolve_window
 from models.features import Feature
@@ -163,30 +164,51 @@ def parse_example(record: bytes) -> dict[str, list]:
     }
 
 
-def run(
+def run_executor(
     out: Path,
     logs: LogsConfig,
     features: tuple[Feature, ...] = (),
     window: Window | None = None,
     attribution: AttributionConfig | None = None,
-) -> Run:
+    sampling: SamplingConfig | None = None,
+    joined: Path | None = None,
+    flags: Sequence[str] = (),
+) -> standard_artifacts.Examples:
+    """Runs LogExampleGen on logs, and gives its examples; they and the report lie under `out`.
+
+    Args:
+      out: folder of the outputs, a new one.
+      logs, features, window, attribution, sampling: of the run.
+      joined: folder of the joined days; one of the run's own by default.
+      flags: of Beam.
+    """
     attribution = attribution or attribution_config()
     window = window or resolve_window(logs, attribution, window_config())
     examples, report = standard_artifacts.Examples(), LogReport()
     examples.uri, report.uri = str(out / "examples"), str(out / "report")
-    context = Executor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(runner=FnApiRunner()))
+    options = PipelineOptions(["--runner=FnApiRunner", *flags])
+    context = Executor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(options=options))
     Executor(context).Do(
         {},
         {"examples": [examples], "report": [report]},
         {
             "logs": logs.canonical_json(),
             "attribution": attribution.canonical_json(),
+            "sampling": (sampling or SamplingConfig()).canonical_json(),
             "features": json.dumps([f.model_dump(mode="json") for f in features]),
             **{name: str(value) for name, value in window.model_dump(mode="json").items()},
             "inputs_fingerprint": "",
+            "joined_uri": str(joined or out / "joined"),
+            "join_fingerprint": "",
             "code_fingerprint": "",
         },
     )
+    return examples
+
+
+def run(out: Path, *args: Any, **settings: Any) -> Run:
+    """Runs LogExampleGen on logs and reads what it wrote; arguments as for `run_executor`."""
+    examples = run_executor(out, *args, **settings)
     return Run(
         report=json.loads((out / "report/report.json").read_text()),
         records={split: read_records(out / f"examples/Split-{split}") for split in ("train", "eval")},

@@ -1,18 +1,23 @@
 """Casts of columns: the same value from every type that it comes in."""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from components.log_example_gen.columns import as_list, as_number, as_text, as_time, type_name
+from components.log_example_gen.columns import as_list, as_number, as_text, as_time, other_unit, type_name
 from tests.components.log_example_gen.log_files import ms
 
 
 def cast(result):
-    values, bad = result
-    return values.to_pylist(), bad.tolist()
+    """Values, and which of them do not fit."""
+    values, faults = result
+    bad = [any(mask[i] for mask in faults.values()) for i in range(len(values))]
+    assert all(mask.any() for mask in faults.values())
+    return values.to_pylist(), bad
 
 
 class TestText:
@@ -79,6 +84,24 @@ class TestNumber:
         n = len(column)
         assert cast(as_number(column)) == ([None] * n, [True] * (n - 1) + [False])
 
+    def test_below_zero(self):
+        column = pa.array([-1.5, 0.0, -0.0, None, 2.0])
+        values, faults = as_number(column, negative=False)
+        assert values.to_pylist() == [None, 0.0, -0.0, None, 2.0]
+        assert {reason: mask.tolist() for reason, mask in faults.items()} == {
+            "negative_value": [True, False, False, False, False]
+        }
+        assert cast(as_number(column)) == (column.to_pylist(), [False] * 5)
+
+    @settings(deadline=None)
+    @given(st.lists(st.sampled_from(["1", "-1.5", "1e400", "1e-400", "nan", "nan(a)", "infinity", "inf", "x", None])))
+    def test_text_in_any_company(self, texts):
+        together = as_number(pa.array(texts, pa.string()))
+        alone = [as_number(pa.array([text], pa.string())) for text in texts]
+        assert together.values.to_pylist() == [cast.values[0].as_py() for cast in alone]
+        bad = together.faults.get("bad_type", [False] * len(texts))
+        assert list(bad) == ["bad_type" in cast.faults for cast in alone]
+
     def test_each_value_is_judged_alone(self):
         assert cast(as_number(pa.array(["1", "x", "2"]))) == ([1.0, None, 2.0], [False, True, False])
 
@@ -137,26 +160,70 @@ class TestTime:
         assert cast(as_time(column, unit, "Europe/Berlin")) == ([self.NOON], [False])
 
     @pytest.mark.parametrize(
-        ("column", "unit"),
+        ("column", "unit", "reason"),
         [
-            (pa.array([NOON // 1000]), "ms"),  # seconds taken for ms: January 1970
-            (pa.array([NOON]), "s"),  # ms taken for seconds: far in the future
-            (pa.array([0]), "ms"),
-            (pa.array([ms("2100-01-01 00:00")]), "ms"),
-            (pa.array([-(2**63)]), "s"),
-            (pa.array([1e300]), "s"),
-            (pa.array(["soon"]), "ms"),
-            (pa.array(["9" * 30]), "ms"),
-            (pa.array([True]), "ms"),
-            (pa.array([[NOON]]), "ms"),
-            (pa.array([NOON]), "iso8601"),
-            (pa.array(["2026-02-30T12:00:00Z"]), "iso8601"),
-            (pa.array(["2026-01-02"]), "iso8601"),
-            (pa.array(["2026-01-02T25:00:00Z"]), "iso8601"),
+            (pa.array([NOON // 1000]), "ms", "time_out_of_range"),  # seconds taken for ms: January 1970
+            (pa.array([NOON]), "s", "time_out_of_range"),  # ms taken for seconds: far in the future
+            (pa.array([0]), "ms", "time_out_of_range"),
+            (pa.array([-1]), "ms", "time_out_of_range"),
+            (pa.array([ms("2000-01-01 00:00") - 1]), "ms", "time_out_of_range"),
+            (pa.array([ms("2100-01-01 00:00")]), "ms", "time_out_of_range"),
+            (pa.array([ms("2100-01-01 00:00")], pa.timestamp("ms")), "ms", "time_out_of_range"),
+            (pa.array([-(2**63)]), "s", "time_out_of_range"),
+            (pa.array([1e300]), "s", "time_out_of_range"),
+            (pa.array(["9" * 30]), "ms", "time_out_of_range"),
+            (pa.array(["1e400"]), "ms", "time_out_of_range"),
+            (pa.array(["1970-01-01T00:00:00Z"]), "iso8601", "time_out_of_range"),
+            (pa.array(["1969-12-31T23:59:59.999Z"]), "iso8601", "time_out_of_range"),
+            (pa.array(["9999-12-31 00:00:00"]), "iso8601", "time_out_of_range"),
+            (pa.array(["9999-12-31T00:00:00 Z"]), "iso8601", "time_out_of_range"),
+            (pa.array(["soon"]), "ms", "bad_time"),
+            (pa.array(["0x19b76fea47b"]), "ms", "bad_time"),
+            (pa.array(["nan"]), "ms", "bad_time"),
+            (pa.array([True]), "ms", "bad_time"),
+            (pa.array([[NOON]]), "ms", "bad_time"),
+            (pa.array([NOON]), "iso8601", "bad_time"),
+            (pa.array(["2026-02-30T12:00:00Z"]), "iso8601", "bad_time"),
+            (pa.array(["2026-01-02"]), "iso8601", "bad_time"),
+            (pa.array(["2026-01-02T12Z"]), "iso8601", "bad_time"),
+            (pa.array(["2026-01-02T25:00:00Z"]), "iso8601", "bad_time"),
         ],
     )
-    def test_no_time(self, column, unit):
-        assert cast(as_time(column, unit, "UTC")) == ([None], [True])
+    def test_no_time(self, column, unit, reason):
+        result = as_time(column, unit, "UTC")
+        assert cast(result) == ([None], [True])
+        assert list(result.faults) == [reason]
+
+    def test_the_unit_that_was_meant(self):
+        noon = self.NOON // 1000
+        assert other_unit(pa.array([noon, noon * 1000, noon * 10**6, 7]), "ns") == ["s", "ms", "us", ""]
+        assert other_unit(pa.array([str(noon)]), "ms") == ["s"]
+
+    @settings(deadline=None)
+    @given(st.lists(st.sampled_from([
+        "2026-01-02T12:00:00Z", "2026-01-02 12:00:00.5+01:00", "2026-01-02T12:00-0330", "2026-01-02T12:00:00,25Z",
+        "2026-01-02T12:00:00.1234567 z", "2026-01-02T12:00:00", "2026-03-29 02:30:00", "2026-02-30T12:00:00Z", "soon",
+        "1970-01-01T00:00:00Z", "9999-12-31T00:00:00Z", "", None,
+    ]), min_size=1, max_size=6))
+    def test_iso8601_in_any_company(self, texts):
+        def one_by_one(text):
+            values, faults = as_time(pa.array([text], pa.string()), "iso8601", "Europe/Berlin")
+            return values[0].as_py(), list(faults)
+
+        values, faults = as_time(pa.array(texts, pa.string()), "iso8601", "Europe/Berlin")
+        together = [(v, [r for r, mask in faults.items() if mask[i]]) for i, v in enumerate(values.to_pylist())]
+        assert together == [one_by_one(text) for text in texts]
+
+    @pytest.mark.parametrize("text", [
+        "2026-01-02T12:00:00Z", "2026-01-02 12:00:00.5+01:00", "2026-01-02T12:00-03:30",
+        "2026-01-02T23:59:59.123456+00:00", "2024-02-29T00:00:00-12:00",
+    ])
+    def test_iso8601_as_python_reads_it(self, text):
+        expected = datetime.fromisoformat(text.replace("Z", "+00:00").replace(".5+", ".500+"))
+        whole = expected - datetime(1970, 1, 1, tzinfo=timezone.utc)
+        for company in ([], ["soon"]):  # alone, and where the fast way is barred
+            values = as_time(pa.array([text, *company]), "iso8601", "UTC").values
+            assert values[0].as_py() == whole // timedelta(milliseconds=1)
 
     def test_missing_is_not_bad(self):
         for column in (pa.array([None, self.NOON]), pa.array([None, self.NOON], pa.timestamp("ms"))):

@@ -97,10 +97,16 @@ class TestExamples:
             "history": [b"1", b"2", b"3"],
             "click": [1],
             "purchase": [1],
+            "click_count": [2],
+            "click_delay_ms": [5 * 60_000 - 1],
+            "purchase_count": [2],
+            "purchase_delay_ms": [60 * 60_000 - 1],
             "purchase_value": [6.5],
         }
         assert rows["plain", "i1"]["click"] == [0]
         assert rows["plain", "i1"]["purchase_value"] == [0.0]
+        assert rows["plain", "i1"]["click_count"] == [0]
+        assert rows["plain", "i1"].get("click_delay_ms", []) == []
         odd = rows["odd", "日本"]
         assert (odd["item_id"], odd["title"], odd["place"]) == (["日本".encode()], [b""], [b"-1"])
         assert (odd["click"], odd["purchase"], odd["purchase_value"]) == ([1], [1], [0.0])
@@ -112,7 +118,7 @@ class TestExamples:
     @pytest.mark.parametrize("form", FORMATS[1:])
     def test_formats_give_the_same_examples(self, runs, form):
         assert runs[form].records == runs["parquet"].records
-        assert runs[form].report["logs"] == runs["parquet"].report["logs"]
+        assert without_files(runs[form].report) == without_files(runs["parquet"].report)
 
     def test_splits_by_day(self, runs):
         days = {key[0]: row["event_time"][0] < ms("2026-01-03") for key, row in runs["csv"].rows.items()}
@@ -125,7 +131,7 @@ class TestExamples:
             "first_day": "2026-01-02", "first_eval_day": "2026-01-03", "last_day": "2026-01-03",
             "data_end_ms": ms("2026-01-05 00:30"),
         }
-        assert report["logs"]["exposures"]["outcomes"] == {"joined": {"": 7}, "outside_window": {"": 2}}
+        assert report["logs"]["exposures"]["outcomes"] == {"joined": {"": 7}, "outside_window": {"other_days": 2}}
         assert report["logs"]["click"]["outcomes"] == {"joined": {"": 3}, "orphan": {"no_exposure": 1}}
         assert report["examples"]["train"] == {"rows": 3, "labels": {"click": 1, "purchase": 1}}
         # Of the fillers of four days nothing but the keys is there.
@@ -147,6 +153,15 @@ class TestExamples:
         assert by_name["price"].num_stats.common_stats.num_missing == 2
         assert by_name["click"].num_stats.mean == 0.25
         assert by_name["history"].string_stats.common_stats.max_num_values == 3
+
+
+def without_files(report):
+    """What a report says of the rows, whatever files they came from."""
+    logs = {
+        log: {key: value for key, value in counts.items() if key not in ("files", "rejected")}
+        for log, counts in report["logs"].items()
+    }
+    return {**report, "logs": logs}
 
 
 class TestSimulatedLogs:
@@ -182,19 +197,19 @@ class TestSimulatedLogs:
             ("exposures", "not_mature", ""),
             ("exposures", "duplicate", ""),
             ("exposures", "rejected", "missing_column"),
-            ("exposures", "rejected", "bad_time"),
+            ("exposures", "rejected", "time_out_of_range" if form == "parquet" else "bad_time"),
             ("click", "orphan", "no_exposure"),
             ("click", "orphan", "before_exposure"),
             ("click", "outside_window", "after_window"),
             ("click", "not_mature", "exposure_not_mature"),
-            ("purchase", "orphan", "no_click"),
-            ("purchase", "outside_window", "exposure_outside_window"),
+            ("purchase", "joined", ""),
+            ("purchase", "outside_window", "other_days"),
         } <= outcomes
         rejected = sum(n for c in counted.values() for n in c["outcomes"].get("rejected", {}).values())
         assert len(got.rejected) == rejected > 0
         assert got.report["logs"]["exposures"]["columns"]["device"]["absent"] > 0
 
-    def test_buckets_and_files_do_not_matter(self, tmp_path, monkeypatch):
+    def test_buckets_and_files_do_not_matter(self, tmp_path):
         simulated = SimulationConfig.from_json('{"exposures_per_day": 500, "days": 6, "users": 200, "items": 100}')
         simulate(simulated, tmp_path / "logs")
         logs, attribution = logs_config(tmp_path / "logs", max_rejected=0.2), attribution_config("30m", "1d")
@@ -206,21 +221,20 @@ class TestSimulatedLogs:
             (day / "part-0.parquet").unlink()
             for i, rows in enumerate((table.slice(0, 1), table.slice(1, 1), table.slice(2))):
                 pq.write_table(rows, day / f"b-{i}.parquet")
-        monkeypatch.setattr("components.log_example_gen.executor.BUCKET_BYTES", 40_000)
-        many = run(tmp_path / "b", logs, price, window, attribution)
-        assert len(list((tmp_path / "a/examples/Split-train").iterdir())) == 1
+        many = run(tmp_path / "b", logs, price, window, attribution, flags=["--join_memory_gib=0.0005"])
+        assert len(list((tmp_path / "a/examples/Split-train").iterdir())) == 2  # one of each day
         shards = sorted(f.name for f in (tmp_path / "b/examples/Split-train").iterdir())
         assert len(shards) > 3
         assert shards[0] == f"data_tfrecord-00000-of-{len(shards):05d}"
-        assert many.records == once.records
-        assert many.report == once.report
+        assert {s: sorted(r) for s, r in many.records.items()} == {s: sorted(r) for s, r in once.records.items()}
+        assert without_files(many.report) == without_files(once.report)
 
 
 class TestRejected:
     def test_reasons_and_places(self, tmp_path):
         good = [full(f"r{i}", "2026-01-02 10:00") for i in range(200)]
         bad = {
-            "bad_time": full("t", 12),
+            "time_out_of_range": full("t", 12),
             "missing_value": full(None, "2026-01-02 10:00"),
             "bad_type": full("p", "2026-01-02 10:00", price="cheap"),
         }
@@ -234,7 +248,7 @@ class TestRejected:
             write_file(dropped, [full("q", "2026-01-02 10:00")], ["request_id", "item_id", "time"])
             got = run(root / "out", logs_config(root, form), FEATURES, WINDOW)
             assert got.report["logs"]["exposures"]["outcomes"]["rejected"] == {
-                "bad_time": 1, "bad_type": 1, "malformed_row": 1, "missing_column": 1, "missing_value": 1,
+                "bad_type": 1, "malformed_row": 1, "missing_column": 1, "missing_value": 1, "time_out_of_range": 1,
             }
             of_file = {row["row"]: row for row in got.rejected if row["file"] == f"exposures/2026-01-02/bad.{form}"}
             assert {n: row["reason"] for n, row in of_file.items()} == {
@@ -256,7 +270,7 @@ class TestRejected:
             run(tmp_path / "out", logs_config(tmp_path, "csv"), FEATURES, WINDOW)
         first, *reasons = str(error.value).splitlines()
         assert first == "click: 3 of 7 rows were rejected (42.9%, more than logs.max_rejected = 5.0%):"
-        assert reasons[0].startswith("  2 bad_time: clicks/2026-01-02/bad.csv row 1: column 'time': expected a number")
+        assert reasons[0].startswith("  2 time_out_of_range: clicks/2026-01-02/bad.csv row 1: column 'time': expect")
         assert reasons[0].endswith("found text 12; the row: \"a\",\"i1\",12")
         assert reasons[1].startswith("  1 missing_value: clicks/2026-01-02/bad.csv row 3: column 'request_id'")
         run(tmp_path / "out2", logs_config(tmp_path, "csv", max_rejected=0.5), FEATURES, WINDOW)
@@ -334,6 +348,9 @@ class TestWhatStopsARun:
         [
             ({"name": "click", "kind": "id"}, "taken by the label of event 'click'"),
             ({"name": "purchase_value", "kind": "number"}, "taken by the value of event 'purchase'"),
+            ({"name": "click_count", "kind": "number"}, "taken by the count of event 'click'"),
+            ({"name": "click_delay_ms", "kind": "number"}, "taken by the delay of event 'click'"),
+            ({"name": "weight", "kind": "number"}, "taken by the weight of the example"),
             ({"name": "event_time", "kind": "number"}, "taken by the time of the exposure"),
             ({"name": "item_id", "kind": "number"}, "expected kind id and column 'item_id'"),
             ({"name": "user_id", "kind": "id", "column": "uid"}, "expected kind id and column 'user_id'"),
@@ -346,8 +363,12 @@ class TestWhatStopsARun:
     def test_rows_without_an_outcome(self):
         specs = {"exposures": None}
         counts = merge([
-            {"logs": {"exposures": {"read": 3, "rejected": {"bad_time": {"time": {"rows": 1}}}, "columns": {}}}},
-            {"outcomes": {"exposures": {"joined": {"": 1}}}, "examples": {"train": {"rows": 1, "labels": {}}}},
+            {"logs": {"exposures": {
+                "read": 3, "rejected": {"bad_time": {"time": {"rows": 1, "example": ["f", 2, "", ""]}}}, "columns": {},
+                "files": {"f": {"day": "2026-01-02", "read": 3, "rejected": {"bad_time": 1}}},
+            }}},
+            {"outcomes": {"exposures": {"2026-01-02": {"joined": {"": 1}}}},
+             "examples": {"2026-01-02": {"rows": 1, "labels": {}}}},
         ])
         with pytest.raises(ReconciliationError, match="exposures: 3 rows were read, but 2 have an outcome"):
             reconciliation(counts, specs, WINDOW)
@@ -379,9 +400,12 @@ class TestComponent:
         component = LogExampleGen(
             logs=logs_config("/logs").canonical_json(),
             attribution=attribution_config().canonical_json(),
+            sampling="{}",
             features="[]",
             **{name: str(value) for name, value in WINDOW.model_dump(mode="json").items()},
             inputs_fingerprint="abc",
+            joined_uri="/joined",
+            join_fingerprint="ghi",
             code_fingerprint="def",
         )
         assert set(component.outputs) == {"examples", "report"}

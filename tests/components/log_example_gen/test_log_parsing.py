@@ -46,7 +46,7 @@ class TestReasons:
             ({"user_id": 1.5}, "bad_type", "user_id"),
             ({"time": None}, "missing_value", "time"),
             ({"time": "soon"}, "bad_time", "time"),
-            ({"time": NOON // 1000}, "bad_time", "time"),
+            ({"time": NOON // 1000}, "time_out_of_range", "time"),
             ({"price": "cheap"}, "bad_type", "price"),
             ({"price": [1.5]}, "bad_type", "price"),
             ({"history": 1.5}, "bad_type", "history"),
@@ -128,6 +128,22 @@ def test_formats_give_equal_rows(tmp_path_factory, rows):
         # JSON rows may come in another order.
         found.append(sorted(map(repr, accepted)))
     assert found[0] == found[1] == found[2]
+
+
+def test_extra_columns_are_kept_beside_the_features(tmp_path):
+    logs = logs_config("/", "jsonl")
+    extra = {"arm": "id", "propensity": "number", "title": "number"}
+    exposures = logs.exposures.model_copy(update={"extra": extra})
+    spec = log_specs(logs.model_copy(update={"exposures": exposures}), FEATURES)["exposures"]
+    path = json_lines(tmp_path / "a.jsonl", [GOOD | {"arm": "b", "propensity": 0.25}, GOOD | {"request_id": "s"}])
+    (parsed,) = parse_file(LogFile("exposures", str(path), path.name, date(2026, 1, 2), 0, 0), spec)
+    rows = {row["request_id"]: row for row in parsed.rows.to_pylist()}
+    assert (rows["r"]["arm"], rows["r"]["propensity"]) == ("b", 0.25)
+    assert (rows["s"]["arm"], rows["s"]["propensity"]) == (None, None)
+    assert rows["r"]["title"] == "a"  # a feature stays what it is
+    taken = exposures.model_copy(update={"extra": {"click": "number"}})
+    with pytest.raises(ValueError, match="expected another name than 'click', it is taken by the label of event"):
+        log_specs(logs.model_copy(update={"exposures": taken}), FEATURES)
 
 
 def test_hash_of_a_key():

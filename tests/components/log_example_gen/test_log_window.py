@@ -1,7 +1,9 @@
 """Days, files and fingerprints."""
 
 import os
-from datetime import date, timedelta
+import zoneinfo
+from datetime import date, datetime, timedelta
+from typing import ClassVar
 
 import pytest
 
@@ -110,6 +112,92 @@ class TestResolve:
         assert resolve_window(logs, attribution_config("30m", "3d"), window_config()).last_day == date(2026, 1, 4)
 
 
+class TestHours:
+    """Logs with a file per hour."""
+
+    HOURLY: ClassVar = {"path": "exposures/{date}/{hour}/*.csv"}
+
+    def write_hours(self, root, last_hour=23, zone="UTC", days=DAYS[:4]):
+        write_days(root, days)
+        for day in days:
+            (root / "exposures" / day / "a.csv").unlink()
+            for hour in range(24 if day != days[-1] else last_hour + 1):
+                row = exposure(f"r{day}{hour}", f"{day} 10:00")
+                write_file(root / "exposures" / day / f"{hour:02d}" / "a.csv", [row])
+        return logs_config(root, "csv", timezone=zone, exposures=self.HOURLY)
+
+    def resolve(self, logs, **config):
+        return resolve_window(logs, attribution_config("30m", "30m"), window_config(**config))
+
+    def test_data_end_with_the_last_hour(self, tmp_path):
+        window = self.resolve(self.write_hours(tmp_path, last_hour=0), last_day="2026-01-02")
+        assert window.data_end_ms == ms("2026-01-03 01:00")
+        # The labels of the 3rd are final at 01:00 on the 4th.
+        assert self.resolve(self.write_hours(tmp_path / "b", last_hour=0)).last_day == date(2026, 1, 3)
+        logs = self.write_hours(tmp_path / "c", last_hour=0)
+        assert resolve_window(logs, attribution_config("30m", "31m"), window_config()).last_day == date(2026, 1, 2)
+
+    def test_missing_hour_stops_or_not(self, tmp_path):
+        logs = self.write_hours(tmp_path)
+        for hour in ("05", "22"):
+            (tmp_path / "exposures/2026-01-02" / hour / "a.csv").unlink()
+        with pytest.raises(UserError) as error:
+            self.resolve(logs)
+        assert str(error.value) == (
+            "exposures: no file for hour 05 of 2026-01-02 (and 1 more hours): none matches "
+            f"'{tmp_path}/exposures/2026-01-02/05/*.csv'; missing_hours: allow, in the configuration of the log, "
+            "lets a run go on without it"
+        )
+        allowed = logs_config(tmp_path, "csv", exposures={**self.HOURLY, "missing_hours": "allow"})
+        assert self.resolve(allowed).last_day == date(2026, 1, 3)
+
+    def test_hours_outside_of_the_window_may_be_missing(self, tmp_path):
+        logs = self.write_hours(tmp_path, last_hour=1)
+        (tmp_path / "exposures/2026-01-01/07/a.csv").unlink()
+        assert self.resolve(logs).last_day == date(2026, 1, 3)
+
+    def test_two_files_of_an_hour(self, tmp_path):
+        logs = self.write_hours(tmp_path)
+        write_file(tmp_path / "exposures/2026-01-02/05/b.csv", [exposure("more", "2026-01-02 05:10")])
+        attribution = attribution_config("30m", "30m")
+        files = input_files(logs, attribution, self.resolve(logs, last_day="2026-01-03"))
+        of_hour = [f.relative for f in files if (f.log, f.day, f.hour) == ("exposures", date(2026, 1, 2), 5)]
+        assert of_hour == ["exposures/2026-01-02/05/a.csv", "exposures/2026-01-02/05/b.csv"]
+
+    @pytest.mark.parametrize(
+        ("day", "hours", "lacking"),
+        [("2026-03-29", 23, 2), ("2026-10-25", 24, None), ("2026-06-01", 24, None)],
+    )
+    def test_days_on_which_clocks_change(self, tmp_path, day, hours, lacking):
+        days = [str(date.fromisoformat(day) + timedelta(days=i)) for i in (-1, 0, 1)]
+        logs = self.write_hours(tmp_path, zone="Europe/Berlin", days=days)
+        assert len(list((tmp_path / "exposures" / day).iterdir())) == 24
+        if lacking is not None:
+            (tmp_path / "exposures" / day / f"{lacking:02d}" / "a.csv").unlink()  # nobody has ever seen that hour
+        config = {"last_day": day}
+        attribution, zone = attribution_config("30m", "30m"), zoneinfo.ZoneInfo("Europe/Berlin")
+        window = self.resolve(logs, **config)
+        files = [f for f in input_files(logs, attribution, window) if f.day == date.fromisoformat(day)]
+        assert len({f.hour for f in files if f.log == "exposures"}) == hours
+        for hour in {0, 1, 2, 3, 23} - {lacking}:
+            path = tmp_path / "exposures" / day / f"{hour:02d}" / "a.csv"
+            path.rename(tmp_path / "kept")
+            with pytest.raises(UserError, match=f"no file for hour {hour:02d} of {day}"):
+                self.resolve(logs, **config)
+            (tmp_path / "kept").rename(path)
+        # The data end with the hour 02 of the day: with the later one, where it comes twice.
+        for hour in range(3, 24):
+            (tmp_path / "exposures" / day / f"{hour:02d}" / "a.csv").unlink()
+        (tmp_path / "exposures" / days[2]).rename(tmp_path / "exposures/away")
+        last = 1 if lacking == 2 else 2
+        end = datetime.fromisoformat(f"{day} {last:02d}:59:59").replace(tzinfo=zone, fold=1).timestamp() + 1
+        open_end = self.resolve(
+            logs_config(tmp_path, "csv", timezone="Europe/Berlin", exposures={**self.HOURLY, "missing_hours": "allow"}),
+            **config,
+        )
+        assert open_end.data_end_ms == round(end * 1000)
+
+
 class TestInputs:
     WINDOW = window_of_days("2026-01-03", "2026-01-04", "2026-01-04", "2026-01-06 00:00")
 
@@ -119,12 +207,13 @@ class TestInputs:
 
     def test_margins_before_and_after(self, tmp_path):
         logs = write_days(tmp_path)
-        # Maturity of a day: a day before, a day and the lateness after.
-        assert self.days(logs, attribution_config("12h", "12h"))["click"] == [2, 3, 4, 5, 6]
-        # Half an hour more reaches another day.
+        # Windows of a day in all, and 18 hours for repeats and late causes before; after, the lateness too.
+        assert self.days(logs, attribution_config("12h", "12h"))["click"] == [1, 2, 3, 4, 5, 6]
+        assert self.days(logs, attribution_config("3h", "3h"))["click"] == [2, 3, 4, 5, 6]
+        # Half an hour more than a day reaches another one.
         assert self.days(logs, attribution_config("30m", "1d"))["purchase"] == [1, 2, 3, 4, 5, 6, 7]
         on_time = logs.model_copy(update={"lateness_days": 0})
-        assert self.days(on_time, attribution_config("12h", "12h"))["exposures"] == [2, 3, 4, 5]
+        assert self.days(on_time, attribution_config("3h", "3h"))["exposures"] == [2, 3, 4, 5]
 
     @pytest.mark.parametrize("log", ["exposures", "clicks", "purchases"])
     def test_missing_day(self, tmp_path, log):
