@@ -1,0 +1,76 @@
+"""Metrics of rankers, each defined once, as pure functions of float64 sums that add up over shards."""
+
+from models.metrics.bootstrap import Statistic, hash_ids, poisson_weights, replicate
+from models.metrics.exact import ScoreSums, auc, auc_rows, delong, pr_auc, pr_auc_rows, score_sums
+from models.metrics.groups import (
+    GroupSums,
+    GroupValues,
+    expected_value_at_k,
+    gauc,
+    group_sums,
+    map_at_k,
+    ndcg_at_k,
+    recall_at_k,
+    value_at_k,
+)
+from models.metrics.histogram import (
+    auc_bound,
+    bin_edges,
+    binned_auc,
+    binned_pr_auc,
+    expected_calibration_error,
+    histogram_sums,
+    lift_by_tenth,
+    pr_auc_bounds,
+    reliability,
+)
+from models.metrics.pointwise import (
+    base_rate,
+    calibration,
+    calibration_error,
+    log_loss,
+    normalised_entropy,
+    pointwise_rows,
+    pointwise_sums,
+)
+from models.metrics.rows import counted_rows
+
+__all__ = [
+    "GroupSums",
+    "GroupValues",
+    "ScoreSums",
+    "Statistic",
+    "auc",
+    "auc_bound",
+    "auc_rows",
+    "base_rate",
+    "bin_edges",
+    "binned_auc",
+    "binned_pr_auc",
+    "calibration",
+    "calibration_error",
+    "counted_rows",
+    "delong",
+    "expected_calibration_error",
+    "expected_value_at_k",
+    "gauc",
+    "group_sums",
+    "hash_ids",
+    "histogram_sums",
+    "lift_by_tenth",
+    "log_loss",
+    "map_at_k",
+    "ndcg_at_k",
+    "normalised_entropy",
+    "pointwise_rows",
+    "pointwise_sums",
+    "poisson_weights",
+    "pr_auc",
+    "pr_auc_bounds",
+    "pr_auc_rows",
+    "recall_at_k",
+    "reliability",
+    "replicate",
+    "score_sums",
+    "value_at_k",
+]
