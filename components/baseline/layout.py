@@ -19,6 +19,8 @@ VERSION_FILE = "baseline.json"
 NO_MODEL = "NO_MODEL_IN_SERVICE"
 STATISTICS = "statistics/FeatureStats.pb"
 """Where Promotion puts the training statistics, in the folder for what publishing adds."""
+EVALUATION_STATISTICS = "statistics/evaluation/FeatureStats.pb"
+"""The same of the evaluation days."""
 
 
 def has_model(uri: str) -> bool:

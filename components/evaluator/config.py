@@ -18,6 +18,10 @@ class EvaluationConfig(Section):
     slices: tuple[tuple[str, ...], ...] = Field(
         default=(), description="Groups of rows to look at: [[tab], [tab, gender]] is by tab, and by tab and gender."
     )
+    more_metrics: tuple[Literal["normalised_entropy", "gauc"], ...] = Field(
+        default=(),
+        description="Metrics that TFMA computes beside its own; the comparison under `evidence` has them in any case.",
+    )
 
 
 class Gate(Section):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tensorflow_model_analysis.proto import config_pb2
 
+from components.evaluator import metrics
 from components.evaluator.config import EvaluationConfig, Gate, check_gates
 from models.tasks import TaskConfig, outputs
 
@@ -18,6 +19,7 @@ METRICS = (
     "MeanLabel",
     "MeanPrediction",
 )
+_MORE = {"normalised_entropy": "NormalisedEntropy", "gauc": "Gauc"}
 _GATED = {"auc": "AUC", "log_loss": "BinaryCrossEntropy", "calibration": "Calibration"}
 
 
@@ -57,6 +59,8 @@ def build_eval_config(
             if name in thresholds:
                 # MetricConfig.threshold would hold for every slice, down to those with one class only.
                 metric.per_slice_thresholds.add(slicing_specs=[config_pb2.SlicingSpec()], threshold=thresholds[name])
+        for more in evaluation.more_metrics:
+            spec.metrics.add(class_name=_MORE[more], module=metrics.__name__)
     return config
 
 

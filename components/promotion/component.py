@@ -24,6 +24,7 @@ class PromotionSpec(ComponentSpec):
         "baseline": ChannelParameter(type=standard_artifacts.Model),
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
         "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "evidence": ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
     # A standard type, because Kubeflow's runner knows no others by their name.
@@ -31,10 +32,11 @@ class PromotionSpec(ComponentSpec):
 
 
 class Promotion(base_component.BaseComponent):
-    """Publishes the candidate as a new version, and makes it `stable` if it passed the gates.
+    """Publishes the candidate as a new version, and makes it `stable` if the gates and the evidence let it.
 
-    It takes the place of TFX's Pusher. A candidate that did not pass stays in the repository under the
-    label `candidate`. One that passed against a model that is no longer in service, because another run
+    It needs both: the blessing of the Evaluator's gates, and the verdict 'promote' of the comparison. Where the two
+    differ the reasons say so. It takes the place of TFX's Pusher. A candidate that did not pass stays in the repository
+    under the label `candidate`. One that passed against a model that is no longer in service, because another run
     promoted in the meantime, stays there too: nothing is overwritten unseen. Doing it again after a kill
     publishes and promotes nothing twice.
 
@@ -44,6 +46,7 @@ class Promotion(base_component.BaseComponent):
       model: the candidate.
       baseline: of the Baseline component.
       blessing, evaluation: of the Evaluator.
+      evidence: of OfflineABTest.
       statistics: of the examples; those of the training days go with the version, so that the next
         run can look for drift.
       repository: root of the model repository.
@@ -61,6 +64,7 @@ class Promotion(base_component.BaseComponent):
         baseline: types.BaseChannel,
         blessing: types.BaseChannel,
         evaluation: types.BaseChannel,
+        evidence: types.BaseChannel,
         repository: str,
         model_name: str,
         window: str,
@@ -73,6 +77,7 @@ class Promotion(base_component.BaseComponent):
                 baseline=baseline,
                 blessing=blessing,
                 evaluation=evaluation,
+                evidence=evidence,
                 statistics=statistics,
                 repository=repository,
                 model_name=model_name,

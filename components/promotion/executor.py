@@ -18,8 +18,9 @@ from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.layout import STATISTICS, baseline_version
+from components.baseline.layout import EVALUATION_STATISTICS, STATISTICS, baseline_version
 from components.evaluator.results import comparison, explain_validation
+from components.offline_ab.document import DOCUMENT_FILE, Evidence, read_evidence
 from components.promotion.verdict import Verdict
 from serving.model_repository import ModelRepository, ServiceChanged
 
@@ -29,8 +30,8 @@ _BLESSED = "BLESSED"
 class Executor(base_executor.BaseExecutor):
     """Executor of Promotion.
 
-    Input keys: model, baseline, blessing, evaluation, statistics (optional). Output key: promotion. Parameters:
-    repository, model_name, window.
+    Input keys: model, baseline, blessing, evaluation, evidence, statistics (optional). Output key: promotion.
+    Parameters: repository, model_name, window.
     """
 
     def Do(
@@ -41,15 +42,19 @@ class Executor(base_executor.BaseExecutor):
     ) -> None:
         repository = ModelRepository(exec_properties["repository"], exec_properties["model_name"])
         baseline = baseline_version(artifact_utils.get_single_uri(input_dict["baseline"]))
-        passed, reasons = _judgement(input_dict)
+        evidence = _evidence(input_dict)
+        passed, reasons = _judgement(input_dict, evidence)
         with contextlib.ExitStack() as stack:
             saved_model = stack.enter_context(
                 _local(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])))
             )
-            extra = {}
+            # What the version was judged by stays with it: the watch over the model in service compares with that.
+            evidence_folder = artifact_utils.get_single_uri(input_dict["evidence"])
+            extra = {DOCUMENT_FILE: stack.enter_context(_local(evidence_folder)) / DOCUMENT_FILE}
             if input_dict.get("statistics"):
-                folder = artifact_utils.get_split_uri(input_dict["statistics"], "train")
-                extra[STATISTICS] = stack.enter_context(_local(folder)) / BINARY_PB_BASENAME
+                for name, split in ((STATISTICS, "train"), (EVALUATION_STATISTICS, "eval")):
+                    folder = artifact_utils.get_split_uri(input_dict["statistics"], split)
+                    extra[name] = stack.enter_context(_local(folder)) / BINARY_PB_BASENAME
             version = repository.publish(
                 saved_model,
                 reason="; ".join(reasons),
@@ -68,6 +73,7 @@ class Executor(base_executor.BaseExecutor):
             version=version,
             stable=repository.labels().get("stable"),
             baseline=baseline,
+            evidence=evidence.verdict,
             reasons=tuple(reasons),
             path=str(repository.path / str(version)),
         )
@@ -78,7 +84,25 @@ class Executor(base_executor.BaseExecutor):
         promotion.set_string_custom_property("verdict", verdict)
 
 
-def _judgement(input_dict: dict[str, list[types.Artifact]]) -> tuple[bool, list[str]]:
+def _evidence(input_dict: dict[str, list[types.Artifact]]) -> Evidence:
+    with _local(artifact_utils.get_single_uri(input_dict["evidence"])) as folder:
+        return read_evidence(folder)
+
+
+def _judgement(input_dict: dict[str, list[types.Artifact]], evidence: Evidence) -> tuple[bool, list[str]]:
+    """Whether both the gates and the evidence let the candidate into service, and why."""
+    blessed, gates = _gates(input_dict)
+    supported = evidence.verdict == "promote"
+    shown = list(evidence.reasons) if evidence.rules or not supported else []
+    if blessed and not supported:
+        says = {"keep": "is against it", "not_enough_data": "is not enough to decide"}[evidence.verdict]
+        return False, [f"the gates passed, but the evidence {says}", *shown]
+    if supported and not blessed and evidence.rules:
+        return False, ["the evidence is for it, but the gates did not pass", *gates, *shown]
+    return blessed and supported, [*gates, *shown]
+
+
+def _gates(input_dict: dict[str, list[types.Artifact]]) -> tuple[bool, list[str]]:
     """Whether the candidate passed the gates, and why."""
     evaluation = artifact_utils.get_single_uri(input_dict["evaluation"])
     compared = comparison(evaluation)

@@ -21,6 +21,7 @@ class Verdict:
       version: number that the candidate has in the repository.
       stable: version in service after the verdict, None for none.
       baseline: version that it was judged against, None for none.
+      evidence: verdict of the comparison; 'promote' is needed, beside the gates.
       reasons: why, a line each.
       path: folder of the candidate's version.
     """
@@ -29,6 +30,7 @@ class Verdict:
     version: int
     stable: int | None
     baseline: int | None
+    evidence: Literal["promote", "keep", "not_enough_data"]
     reasons: tuple[str, ...]
     path: str
 

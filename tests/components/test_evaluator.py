@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow_model_analysis as tfma
 from sklearn import metrics as reference
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import types
@@ -15,6 +16,7 @@ from models.tasks import DEFAULT_TASKS
 from tests.components.toy_artifacts import artifact, baseline_artifact, model_artifact, write_examples
 
 ROWS = 600
+MORE = ("normalised_entropy", "gauc")
 
 
 def sigmoid(v):
@@ -27,15 +29,17 @@ def columns():
     x, z = rng.normal(size=(2, ROWS)).astype(np.float32)
     click = (rng.random(ROWS) < sigmoid(2 * x)).astype(np.int64)
     purchase = click * (rng.random(ROWS) < sigmoid(2 * z)).astype(np.int64)
-    return {"x": x, "z": z, "tab": rng.choice(["a", "b"], ROWS), "click": click, "purchase": purchase}
+    users = np.array([f"u{u}" for u in rng.integers(0, 60, ROWS)])
+    tabs = rng.choice(["a", "b"], ROWS)
+    return {"x": x, "z": z, "tab": tabs, "user_id": users, "click": click, "purchase": purchase}
 
 
-def evaluate(folder, columns, slope, baseline, gates, slices=()):
+def evaluate(folder, columns, slope, baseline, gates, slices=(), more=()):
     outputs = {
         "evaluation": [artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")],
         "blessing": [artifact(standard_artifacts.ModelBlessing, folder / "blessing")],
     }
-    config = build_eval_config(DEFAULT_TASKS, EvaluationConfig(slices=slices), gates)
+    config = build_eval_config(DEFAULT_TASKS, EvaluationConfig(slices=slices, more_metrics=more), gates)
     context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=str(folder / "tmp"), unique_id="1")
     Executor(context).Do(
         {
@@ -63,7 +67,7 @@ def first(tmp_path_factory, columns):
         Gate(task="ctr", metric="auc", at_least=0.7, not_worse_by=0.0),
         Gate(task="cvr", metric="calibration", at_most=0.1),
     )
-    return evaluate(folder, columns, 1.0, baseline_artifact(folder / "baseline"), gates, slices=(("tab",),))
+    return evaluate(folder, columns, 1.0, baseline_artifact(folder / "baseline"), gates, slices=(("tab",),), more=MORE)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +120,27 @@ def test_metrics_by_slice(first, columns):
     rows = read_summary(uri, by_slice=True)
     assert [row.slice for row in rows] == [()] * 3 + [(("tab", "a"),)] * 3 + [(("tab", "b"),)] * 3
     assert_metrics(rows[3:6], expected_metrics(columns, 1.0, columns["tab"] == "a"))
+
+
+def test_more_metrics_are_those_of_the_rows(first, columns):
+    uri, _ = first
+    by_slice = dict(tfma.load_eval_result(uri).slicing_metrics)
+    clicked = columns["click"] == 1
+    pctr, pcvr = sigmoid(columns["x"]), sigmoid(columns["z"])
+    for output, label, score, rows in (
+        ("pctr", "click", pctr, np.ones(ROWS, bool)),
+        ("pcvr", "purchase", pcvr, clicked),
+        ("pctcvr", "purchase", pctr * pcvr, np.ones(ROWS, bool)),
+    ):
+        for where, of in (((), rows), ((("tab", "a"),), rows & (columns["tab"] == "a"))):
+            y, p, users = columns[label][of], score[of], columns["user_id"][of]
+            found = {name: v["doubleValue"] for name, v in by_slice[where][output][""].items() if name in MORE}
+            always = reference.log_loss(y, np.full(len(y), y.mean()))
+            assert found["normalised_entropy"] == pytest.approx(reference.log_loss(y, p) / always, abs=1e-5)
+            both = [u for u in np.unique(users) if 0 < y[users == u].mean() < 1]
+            aucs = [reference.roc_auc_score(y[users == u], p[users == u]) for u in both]
+            expected = np.average(aucs, weights=[(users == u).sum() for u in both])
+            assert found["gauc"] == pytest.approx(expected, abs=1e-6), (output, where)
 
 
 def test_first_run_is_judged_by_floors_alone(first, columns):

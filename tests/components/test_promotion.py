@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 from tfx.types import standard_artifacts
 
+from components.offline_ab import read_evidence
 from components.promotion import Verdict, read_verdict
 from components.promotion.executor import Executor
 from models.section import UserError
 from serving.model_repository import ModelRepository
 from tests.components.toy_artifacts import artifact, statistics_of, write_statistics
-from tests.components.toy_run import write_evaluation
+from tests.components.toy_run import write_evaluation, write_evidence
 
 WINDOW = {"first_day": "2026-01-01", "last_day": "2026-01-04"}
 
@@ -31,7 +32,10 @@ def in_service(repository, tmp_path, content):
     return version
 
 
-def promote(tmp_path, content="candidate", baseline=None, failure=None, statistics=None, name="promotion"):
+def promote(
+    tmp_path, content="candidate", baseline=None, failure=None, statistics=None, name="promotion",
+    evidence=("promote",), of_evaluation=None,
+):
     folder = tmp_path / name
     model = artifact(standard_artifacts.Model, folder / "model")
     saved_model(folder / "model/Format-Serving", content)
@@ -40,10 +44,19 @@ def promote(tmp_path, content="candidate", baseline=None, failure=None, statisti
     evaluation = artifact(standard_artifacts.ModelEvaluation, folder / "evaluation")
     blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
     write_evaluation(folder / "evaluation", folder / "blessing", baseline, failure)
+    comparison = artifact(standard_artifacts.ModelEvaluation, folder / "evidence")
+    write_evidence(folder / "evidence", *evidence)
     output = artifact(standard_artifacts.PushedModel, folder / "out")
-    inputs = {"model": [model], "baseline": [base], "evaluation": [evaluation], "blessing": [blessing]}
+    inputs = {
+        "model": [model],
+        "baseline": [base],
+        "evaluation": [evaluation],
+        "blessing": [blessing],
+        "evidence": [comparison],
+    }
     if statistics is not None:
-        inputs["statistics"] = [write_statistics(folder / "statistics", {"train": statistics, "eval": statistics})]
+        of_split = {"train": statistics, "eval": of_evaluation or statistics}
+        inputs["statistics"] = [write_statistics(folder / "statistics", of_split)]
     Executor().Do(
         inputs,
         {"promotion": [output]},
@@ -56,15 +69,17 @@ def promote(tmp_path, content="candidate", baseline=None, failure=None, statisti
 
 
 def test_first_model_goes_into_service_by_floors(tmp_path, repository):
-    statistics = statistics_of({"click": [[0], [1]]})
-    verdict = promote(tmp_path, statistics=statistics)
+    statistics, of_evaluation = statistics_of({"click": [[0], [1]]}), statistics_of({"click": [[1], [1]]})
+    verdict = promote(tmp_path, statistics=statistics, of_evaluation=of_evaluation)
     reason = "passed all gates, by absolute floors alone, because no model is in service"
-    assert verdict == Verdict("promote", 1, 1, None, (reason,), str(repository.path / "1"))
+    assert verdict == Verdict("promote", 1, 1, None, "promote", (reason,), str(repository.path / "1"))
     assert repository.labels() == {"stable": 1}
     version = repository.stable()
     assert (version.path / "saved_model.pb").read_text() == "candidate"
-    published = version.path / "assets.extra/seesaw/published/statistics/FeatureStats.pb"
-    assert published.read_bytes() == statistics.SerializeToString()
+    published = version.path / "assets.extra/seesaw/published"
+    assert (published / "statistics/FeatureStats.pb").read_bytes() == statistics.SerializeToString()
+    assert (published / "statistics/evaluation/FeatureStats.pb").read_bytes() == of_evaluation.SerializeToString()
+    assert read_evidence(published).verdict == "promote"
     assert version.details["metadata"] == {"window": WINDOW, "baseline": None}
     assert [h["reason"] for h in repository.history()] == [reason, reason]
 
@@ -85,6 +100,40 @@ def test_failed_gate_keeps_the_model_in_service_and_says_why(tmp_path, repositor
     assert (verdict.verdict, verdict.stable) == ("keep", baseline)
     assert verdict.reasons == ("ctr auc: Metric not found.",)
     assert repository.labels() == ({"stable": 1, "candidate": 2} if baseline else {"candidate": 1})
+
+
+@pytest.mark.parametrize("verdict, says", [("keep", "is against it"), ("not_enough_data", "is not enough to decide")])
+def test_evidence_against_a_candidate_that_passed_the_gates_keeps_it_out_and_is_told(
+    tmp_path, repository, verdict, says
+):
+    in_service(repository, tmp_path, "old")
+    found = promote(tmp_path, baseline=1, evidence=(verdict, ("ctcvr auc: -0.01",)))
+    assert (found.verdict, found.stable, found.evidence) == ("keep", 1, verdict)
+    assert found.reasons == (f"the gates passed, but the evidence {says}", "ctcvr auc: -0.01")
+
+
+def test_evidence_for_a_candidate_that_failed_a_gate_keeps_it_out_and_is_told(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    found = promote(tmp_path, baseline=1, failure="Metric not found.", evidence=("promote", ("ctcvr auc: +0.01",)))
+    assert (found.verdict, found.evidence) == ("keep", "promote")
+    assert found.reasons == (
+        "the evidence is for it, but the gates did not pass",
+        "ctr auc: Metric not found.",
+        "ctcvr auc: +0.01",
+    )
+
+
+def test_both_against_a_candidate_are_both_told(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    found = promote(tmp_path, baseline=1, failure="Metric not found.", evidence=("keep", ("ctcvr auc: -0.01",)))
+    assert (found.verdict, found.reasons) == ("keep", ("ctr auc: Metric not found.", "ctcvr auc: -0.01"))
+
+
+def test_evidence_for_a_candidate_that_passed_the_gates_is_told_with_it(tmp_path, repository):
+    in_service(repository, tmp_path, "old")
+    found = promote(tmp_path, baseline=1, evidence=("promote", ("ctcvr auc: +0.01",)))
+    assert found.verdict == "promote"
+    assert found.reasons == ("passed all gates, against version 1", "ctcvr auc: +0.01")
 
 
 @pytest.mark.parametrize("baseline, found", [(None, 2), (1, 2)])

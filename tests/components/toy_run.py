@@ -13,6 +13,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types import standard_artifacts
 
 from components.baseline import Baseline, baseline_version, has_model
+from components.offline_ab.document import Data, Decision, Estimate, Evidence, RuleResult, Scorer, Settings
 from components.promotion import Promotion
 
 
@@ -29,6 +30,27 @@ def write_evaluation(evaluation: Path, blessing: Path, baseline: int | None, fai
     not_compared = None if baseline else "no model is in service"
     (evaluation / "comparison.json").write_text(json.dumps({"baseline": baseline, "not_compared": not_compared}))
     (blessing / ("BLESSED" if failure is None else "NOT_BLESSED")).touch()
+
+
+def write_evidence(folder: Path, verdict: Decision = "promote", reasons: tuple[str, ...] = ()) -> None:
+    """What OfflineABTest leaves, without the metrics; with reasons it had a rule, without it had none."""
+    gain = Estimate(value=0.0, low=-0.1, high=0.1)
+    rule = RuleResult(
+        text="", task="ctr", metric="auc", kind="superiority", margin=0.0, confidence=0.95, gain=gain,
+        outcome="passed" if verdict == "promote" else "failed", reason="",
+    )  # fmt: skip
+    Evidence(
+        verdict=verdict,
+        reasons=reasons,
+        baseline=None,
+        candidate=Scorer(name="candidate", source=""),
+        data=Data(
+            rows=0, users=0, requests=0, first_time_ms=None, last_time_ms=None, positives={}, missing={}, source=""
+        ),
+        settings=Settings(confidence=0.95, replicates=50, seed=0, minimum_users=1, minimum_positives=1),
+        rules=(rule,) if reasons else (),
+        metrics=(),
+    ).write(folder)
 
 
 @component
@@ -49,8 +71,10 @@ def ToyEvaluator(
     model: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
     evaluation: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelBlessing],
+    evidence: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelEvaluation],
 ):
     write_evaluation(Path(evaluation.uri), Path(blessing.uri), baseline_version(baseline.uri), failure=None)
+    write_evidence(Path(evidence.uri))
 
 
 def toy_run(root: Path, content: str, fingerprint: str) -> tfx.dsl.Pipeline:
@@ -64,6 +88,7 @@ def toy_run(root: Path, content: str, fingerprint: str) -> tfx.dsl.Pipeline:
         baseline=baseline.outputs["model"],
         blessing=evaluator.outputs["blessing"],
         evaluation=evaluator.outputs["evaluation"],
+        evidence=evaluator.outputs["evidence"],
         **repository,
         window=json.dumps(window),
         code_fingerprint="",
