@@ -18,6 +18,11 @@ def _built(layer: keras.layers.Layer, width: int) -> keras.layers.Layer:
     return layer
 
 
+def _per_candidate(history: tf.Tensor, candidate: tf.Tensor) -> tf.Tensor:
+    """A history that many candidates share, [1, ...], once for each of them; any other as it is."""
+    return tf.repeat(history, tf.shape(candidate)[0], axis=0) if history.shape[0] == 1 else history
+
+
 class ActivationUnit(keras.layers.Layer):
     """A small network from [batch, length, width] to one score per value, float32 [batch, length].
 
@@ -76,6 +81,7 @@ class TargetAttention(keras.layers.Layer):
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], present: tf.Tensor) -> tf.Tensor:
         values, candidate = inputs
+        values, present = _per_candidate(values, candidate), _per_candidate(present, candidate)
         candidates = tf.broadcast_to(candidate[:, tf.newaxis, :], tf.shape(values))
         scores = self.unit(tf.concat([values, candidates, values - candidates, values * candidates], axis=-1))
         weights = tf.where(present, scores, tf.zeros_like(scores))
@@ -123,7 +129,8 @@ class LstmAttention(keras.layers.Layer):
 
     def call(self, inputs: tuple[tf.Tensor, tf.Tensor], present: tf.Tensor) -> tf.Tensor:
         values, candidate = inputs
-        states = self._states(values, present)
+        states = _per_candidate(self._states(values, present), candidate)
+        present = _per_candidate(present, candidate)
         candidates = tf.broadcast_to(tf.cast(candidate, tf.float32)[:, tf.newaxis, :], tf.shape(states))
         scores = self.unit(tf.concat([states, candidates], axis=-1))
         weights = tf.nn.softmax(tf.where(present, scores, tf.fill(tf.shape(scores), _MASKED_SCORE)), axis=1)

@@ -216,6 +216,54 @@ class ModelRepository:
             self._relabel(labels, "promote", version, reason)
             return True
 
+    def rollback(self, reason: str) -> tuple[int, int]:
+        """Puts the version that was `stable` before back in service.
+
+        The version that goes out of service becomes `previous`, so a second rollback takes the first one back.
+
+        Returns:
+          The version that went out of service and the one that is in service now.
+
+        Raises:
+          UserError: if there is none to go back to, or its folder is gone.
+        """
+        with self._told_when_full("rolling back"), self._locked():
+            labels = self.labels()
+            stable, previous = labels.get("stable"), labels.get("previous")
+            if stable is None or previous is None:
+                raise UserError(f"{self.path}: expected a version labelled 'previous' to go back to, found none")
+            if previous not in [v.number for v in self.versions()]:
+                raise UserError(f"{self.path}: version {previous}, which was in service before, is gone")
+            labels["stable"], labels["previous"] = previous, stable
+            if labels.get("candidate") == previous:
+                del labels["candidate"]
+            self._relabel(labels, "rollback", previous, reason)
+            return stable, previous
+
+    def collect_garbage(self, keep: int) -> tuple[int, ...]:
+        """Removes versions without a label but for the newest `keep` of them.
+
+        A version is renamed before its files go, so that no server reads one that is half there.
+
+        Returns:
+          The versions that were removed, oldest first.
+
+        Raises:
+          UserError: if keep is negative.
+        """
+        if keep < 0:
+            raise UserError(f"keep: expected at least 0 versions, got {keep}")
+        with self._locked():
+            labelled = set(self.labels().values())
+            free = [v for v in self.versions() if v.number not in labelled]
+            removed = free[: len(free) - keep] if keep < len(free) else []
+            for version in removed:
+                aside = self.path / f"{_ASIDE}{version.number}-{secrets.token_hex(4)}"
+                os.rename(version.path, aside)
+                _flush(self.path)
+                shutil.rmtree(aside)
+            return tuple(v.number for v in removed)
+
     # What follows is called with the lock held, but for the lock itself.
 
     def _as_candidate(self, number: int, reason: str, aside: Path | None = None) -> int:

@@ -12,15 +12,17 @@ import tensorflow_transform as tft
 from models.features import Feature, IdListFeature
 from models.preprocessing import features_to_json, raw_dtype
 from models.ranker import Ranker
-
-DESCRIPTION = Path("assets.extra") / "seesaw" / "model.json"
-"""What a SavedModel says of itself, inside its folder: features, chain, model and embedding layout."""
+from models.sides import Sides, SplitKernels
+from serving.transform_graph import DESCRIPTION, check_transform, transform_hash
+from serving.value import value_formula
 
 
 class ServingModel(tf.Module):
     """A ranker behind its transform graph, with the signatures of `export`."""
 
-    def __init__(self, ranker: Ranker, transform: tft.TFTransformOutput, features: tuple[Feature, ...]):
+    def __init__(
+        self, ranker: Ranker, transform: tft.TFTransformOutput, features: tuple[Feature, ...], value: str | None = None
+    ):
         super().__init__(name="serving_model")
         # Not the ranker itself: it would bring the optimizers' state into the SavedModel.
         self.encoder = ranker.encoder
@@ -31,14 +33,28 @@ class ServingModel(tf.Module):
         self._features = features
         self._labels = tuple(t.label for t in ranker.tasks)
         self._raw_spec = transform.raw_feature_spec()
+        self._once = tuple(f.name for f in features if f.side != "item")
+        self._each = tuple(f.name for f in features if f.side == "item")
+        self._value = value_formula(value, features, ranker.tasks)
+        once, each = self.encoder.columns
+        self.split_kernels = SplitKernels(once, each)
+        # Finds the first layers and splits their kernels.
+        self._probabilities(Sides(tf.zeros([1, len(once)]), tf.zeros([1, len(each)]), self.split_kernels))
+
+    @property
+    def value(self) -> str:
+        """The formula that `rank` orders by."""
+        return self._value.text
 
     def _score(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         transformed = self.transform(raw)
-        inputs = {f.name: transformed[f.name] for f in self._features}
-        embedded = self.encoder(inputs)
+        return self._probabilities(self.encoder({f.name: transformed[f.name] for f in self._features}))
+
+    def _probabilities(self, embedded: tf.Tensor | Sides) -> dict[str, tf.Tensor]:
         if self.interaction is not None:
-            embedded = self.interaction(embedded)
-        representations = self.trunk(embedded, training=False)
+            embedded = self.interaction(embedded.whole() if isinstance(embedded, Sides) else embedded)
+        shared = self.trunk.shared(embedded, training=False)
+        representations = self.trunk.split(shared, embedded, training=False)
         return self.heads.probabilities(self.heads(representations, training=False))
 
     @tf.function
@@ -53,6 +69,45 @@ class ServingModel(tf.Module):
         return self._score({name: self._as_parsed(name, column) for name, column in columns.items()})
 
     @tf.function
+    def rank(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Scores the candidates of one request.
+
+        Args:
+          columns: by feature name, one row of the user's and the context's features and N rows of the items'; '' and
+            NaN are missing values.
+
+        Returns:
+          The probabilities, float32 [N], and 'order', int32 [N]: candidates by falling value, equal ones as they came.
+        """
+        # A server feeds what it gets; with the shape unknown, the check below is not optimised away.
+        columns = {n: tf.compat.v1.placeholder_with_default(v, [None] * v.shape.rank) for n, v in columns.items()}
+        with tf.control_dependencies([self._check_rows(columns)]):
+            columns = {name: tf.identity(column) for name, column in columns.items()}
+        # One call for both sides, since each would run the whole graph: features do not see each other's rows.
+        raw = {
+            name: self._as_parsed(name, column, 1 if name in self._once else None) for name, column in columns.items()
+        }
+        transformed = dict(self.transform(raw))
+        # What is known to have one row is spread over the candidates where a layer needs it beside theirs.
+        transformed |= {n: tf.ensure_shape(transformed[n], [1, *transformed[n].shape[1:]]) for n in self._once}
+        embedded = self.encoder.sides({f.name: transformed[f.name] for f in self._features})
+        probabilities = self._probabilities(Sides(*embedded, self.split_kernels))
+        numbers = {n: tf.reshape(columns[n], [-1]) for n in self._each if n in self._value.used}
+        value = self._value({**probabilities, **numbers})
+        worst = tf.fill(tf.shape(value), value.dtype.min)
+        value = tf.where(tf.math.is_finite(value), value, worst)
+        return {**probabilities, "order": tf.argsort(value, direction="DESCENDING", stable=True)}
+
+    def _check_rows(self, columns: dict[str, tf.Tensor]) -> tf.Operation:
+        rows = {name: _rows(column, name in self._once) for name, column in columns.items()}
+        once = tf.stack([rows[name] for name in self._once] or [1])
+        each = tf.stack([rows[name] for name in self._each])
+        right = tf.reduce_all(once == 1) & tf.reduce_all(each == each[0])
+        told = ["rank: expected 1 row of each of", ", ".join(self._once), "; got", once]
+        told += ["; and as many rows of each of", ", ".join(self._each), "; got", each]
+        return tf.debugging.Assert(right, told, summarize=-1)
+
+    @tf.function
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Transformed features, and labels, of serialized tf.Examples; labels that are not there are 0."""
         names = [*(f.name for f in self._features), *self._labels]
@@ -64,30 +119,48 @@ class ServingModel(tf.Module):
             f.name: tf.TensorSpec([None, None] if isinstance(f, IdListFeature) else [None], raw_dtype(f), name=f.name)
             for f in self._features
         }
+        # One row of what the candidates share: so a client can tell from the signature which features these are.
+        ranked = {
+            name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=name) if name in self._once else spec
+            for name, spec in columns.items()
+        }
+        ranking = {"rank": self.rank.get_concrete_function(**ranked)} if self._each else {}
         return {
+            **ranking,
             "serving_default": self.serving_default.get_concrete_function(serialized),
             "predict": self.predict.get_concrete_function(**columns),
             "transform_features": self.transform_features.get_concrete_function(serialized),
         }
 
-    def _as_parsed(self, name: str, column: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
-        """A raw column in the form in which a parsed tf.Example has it."""
+    def _as_parsed(self, name: str, column: tf.Tensor, rows: int | None = None) -> tf.Tensor | tf.SparseTensor:
+        """A raw column, of as many rows if that is known, in the form in which a parsed tf.Example has it."""
         spec = self._raw_spec[name]
         if isinstance(spec, tf.io.FixedLenFeature):
-            return tf.reshape(column, [-1, *spec.shape])
-        rows = tf.reshape(column, [tf.shape(column)[0], -1])
-        if column.dtype == tf.string:
-            present = tf.strings.length(rows) > 0
-        else:
-            present = tf.logical_not(tf.math.is_nan(rows))
-        ragged = tf.ragged.boolean_mask(rows, present)
-        return ragged.to_sparse()
+            return tf.reshape(column, [rows or -1, *spec.shape])
+        rows = rows or tf.shape(column)[0]
+        # Not [rows, -1], which cannot be told of no rows.
+        table = tf.reshape(column, [rows, tf.size(column) // tf.maximum(rows, 1)])
+        # With all values: the transform itself drops those that are missing.
+        everywhere = tf.where(tf.ones_like(table, tf.bool))
+        return tf.SparseTensor(everywhere, tf.reshape(table, [-1]), tf.shape(table, tf.int64))
+
+
+def _rows(column: tf.Tensor, declared: bool) -> tf.Tensor:
+    """Number of rows of a raw column; counted, where the signature declares it and its shape would be believed."""
+    if not declared or column.shape.rank != 1:
+        return tf.shape(column)[0]
+    return tf.reduce_sum(tf.unique_with_counts(column).count)
 
 
 def export(
-    ranker: Ranker, transform: tft.TFTransformOutput, features: tuple[Feature, ...], path: str | Path, model: dict
+    ranker: Ranker,
+    transform: tft.TFTransformOutput,
+    features: tuple[Feature, ...],
+    path: str | Path,
+    model: dict,
+    value: str | None = None,
 ) -> None:
-    """Writes the SavedModel with signatures `serving_default`, `predict` and `transform_features`.
+    """Writes the SavedModel with signatures `serving_default`, `predict`, `rank` and `transform_features`.
 
     The scoring signatures return float32 [batch] per output of the chain (pctr, pcvr, pctcvr by default) and ask for
     no label.
@@ -98,15 +171,19 @@ def export(
       features: its features.
       path: folder to write.
       model: canonical description of trunk and heads, kept beside the weights for warm starts.
+      value: what `rank` orders candidates by, as in `serving.value.ValueFormula`.
     """
-    serving_model = ServingModel(ranker, transform, features)
+    serving_model = ServingModel(ranker, transform, features, value)
     tf.saved_model.save(serving_model, str(path), signatures=serving_model.signatures())
     description = {
         "features": json.loads(features_to_json(features)),
         "tasks": [t.model_dump(mode="json") for t in ranker.tasks],
         "model": model,
+        "value": serving_model.value,
+        "transform": transform_hash(transform),
         "slots": {name: [s.width, s.offset, s.rows] for name, s in ranker.encoder.slots.items()},
     }
     target = Path(path) / DESCRIPTION
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    check_transform(path)

@@ -13,7 +13,7 @@ import tensorflow_transform as tft
 from models.features import BucketedFeature, EmbeddedFeature, Feature, NumberFeature
 from models.preprocessing import features_to_json, vocabulary_name
 from models.ranker import Ranker
-from serving.signatures import DESCRIPTION
+from serving.transform_graph import DESCRIPTION
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 

@@ -9,6 +9,7 @@ import tf_keras as keras
 from pydantic import Field, PositiveInt
 
 from models.section import Section
+from models.sides import Dense, Stack
 from models.trunks.dropout import Dropout
 
 Activation = Literal["relu", "gelu", "swish", "tanh"]
@@ -39,14 +40,12 @@ class DenseStack(Section):
         """Batch normalisation takes any bias away again, and has an offset of its own."""
         return self.normalization != "batch"
 
-    def build(self, name: str, *, seed: int) -> keras.Sequential:
+    def build(self, name: str, *, seed: int) -> Stack:
         layers: list[keras.layers.Layer] = []
         for i, units in enumerate(self.units):
             initializer = keras.initializers.GlorotUniform(seed=seed + 2 * i)
             activation = self.activation if self.normalization == "none" else None
-            layers.append(
-                keras.layers.Dense(units, activation, self.uses_bias, kernel_initializer=initializer, name=f"dense_{i}")
-            )
+            layers.append(Dense(units, activation, self.uses_bias, kernel_initializer=initializer, name=f"dense_{i}"))
             if self.normalization == "batch":
                 layers.append(keras.layers.BatchNormalization(synchronized=True, name=f"normalization_{i}"))
             elif self.normalization == "layer":
@@ -55,7 +54,7 @@ class DenseStack(Section):
                 layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
             if self.dropout:
                 layers.append(Dropout(self.dropout, seed=seed + 2 * i + 1, name=f"dropout_{i}"))
-        return keras.Sequential(layers, name=name)
+        return Stack(layers, name=name)
 
 
 class Observations:

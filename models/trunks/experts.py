@@ -7,6 +7,7 @@ import math
 import tensorflow as tf
 import tf_keras as keras
 
+from models.sides import Sides
 from models.trunks.base import DenseStack
 from models.trunks.dropout import Dropout
 
@@ -79,14 +80,20 @@ class Experts(keras.layers.Layer):
         """The kernel of the last layer, of all experts; [] before the first call."""
         return list(self.kernels[-1:])
 
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor | Sides, training: bool = False) -> tf.Tensor:
+        if isinstance(inputs, Sides) and self.compute_dtype != "float32":
+            inputs = tf.cast(inputs.whole(), self.compute_dtype)
         # A product per expert: a batched one needs its operands transposed, and is not fused with bias and
         # activation; one product of all experts' first layers has a slower gradient of its input.
         hidden = [inputs] * self.experts
         for i, kernel in enumerate(self.kernels):
-            hidden = [tf.matmul(h, k) for h, k in zip(hidden, tf.unstack(kernel))]
-            if self.biases:
-                hidden = [tf.nn.bias_add(h, b) for h, b in zip(hidden, tf.split(self.biases[i], self.experts))]
+            biases = tf.split(self.biases[i], self.experts) if self.biases else None
+            if isinstance(hidden[0], Sides):
+                hidden = hidden[0].products(kernel, biases)
+            else:
+                hidden = [tf.matmul(h, k) for h, k in zip(hidden, tf.unstack(kernel))]
+                if biases:
+                    hidden = [tf.nn.bias_add(h, b) for h, b in zip(hidden, biases)]
             if self.normalizations:
                 hidden = self._apart(self._normalized(i, tf.concat(hidden, axis=1), training))
             hidden = [self.activation(h) for h in hidden]

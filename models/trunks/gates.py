@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras as keras
 
+from models.sides import Dense
+
 
 class Gate(keras.layers.Layer):
     """g(x) = softmax(W x), without bias: [batch, in] -> float32 [batch, E].
@@ -22,7 +24,7 @@ class Gate(keras.layers.Layer):
     def __init__(self, experts: int, *, seed: int, **kwargs):
         super().__init__(**kwargs)
         initializer = keras.initializers.GlorotUniform(seed=seed)
-        self.logits = keras.layers.Dense(experts, use_bias=False, kernel_initializer=initializer, name="logits")
+        self.logits = Dense(experts, use_bias=False, kernel_initializer=initializer, name="logits")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.nn.softmax(tf.cast(self.logits(inputs), tf.float32))

@@ -334,3 +334,65 @@ def test_label_of_a_missing_version_is_an_error(repository, tmp_path):
     (repository.path / "1").rename(repository.path / "elsewhere")
     with pytest.raises(UserError, match="'stable' is version 1, but .* is missing"):
         repository.stable()
+
+
+def test_rollback_puts_the_version_before_back_in_service(repository, tmp_path):
+    for content in "ab":
+        repository.promote(publish(repository, tmp_path, content), "better")
+    publish(repository, tmp_path, "c")
+    assert repository.rollback("too slow") == (2, 1)
+    assert repository.labels() == {"stable": 1, "previous": 2, "candidate": 3}
+    last = repository.history()[-1]
+    assert (last["action"], last["version"], last["reason"]) == ("rollback", 1, "too slow")
+    assert repository.rollback("it was the network") == (1, 2)
+    assert repository.labels() == {"stable": 2, "previous": 1, "candidate": 3}
+
+
+def test_rollback_needs_a_version_to_go_back_to(repository, tmp_path):
+    with pytest.raises(UserError, match="expected a version labelled 'previous'"):
+        repository.rollback("")
+    repository.promote(publish(repository, tmp_path, "a"), "first")
+    with pytest.raises(UserError, match="expected a version labelled 'previous'"):
+        repository.rollback("")
+    repository.promote(publish(repository, tmp_path, "b"), "second")
+    (repository.path / "1").rename(repository.path / ".gone")
+    with pytest.raises(UserError, match="version 1, which was in service before, is gone"):
+        repository.rollback("")
+    assert repository.labels() == {"stable": 2, "previous": 1}
+
+
+@pytest.mark.parametrize("keep, removed", [(0, (1, 2)), (1, (1,)), (2, ()), (9, ())])
+def test_garbage_is_what_has_no_label_and_is_old(repository, tmp_path, keep, removed):
+    for content in "abcd":
+        repository.promote(publish(repository, tmp_path, content), "better")
+    publish(repository, tmp_path, "e")
+    assert repository.labels() == {"stable": 4, "previous": 3, "candidate": 5}
+    assert repository.collect_garbage(keep) == removed
+    assert [v.number for v in repository.versions()] == [n for n in range(1, 6) if n not in removed]
+    assert names(repository) == sorted(
+        [".lock", "history.jsonl", "labels.json", *(str(n) for n in range(1, 6) if n not in removed)]
+    )
+    assert repository.collect_garbage(keep) == ()
+    # The numbers of what was removed are not used again.
+    assert publish(repository, tmp_path, "f") == 6
+
+
+def test_garbage_that_was_left_half_removed_goes_next_time(repository, tmp_path, monkeypatch):
+    for content in "abc":
+        repository.promote(publish(repository, tmp_path, content), "better")
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model_repository.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        repository.collect_garbage(0)
+    monkeypatch.undo()
+    assert [v.number for v in repository.versions()] == [2, 3]
+    assert repository.collect_garbage(0) == ()
+    assert not list(repository.path.glob(".publish-*"))
+
+
+def test_keep_is_checked(repository):
+    with pytest.raises(UserError, match="keep: expected at least 0 versions, got -1"):
+        repository.collect_garbage(-1)

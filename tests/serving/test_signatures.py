@@ -150,7 +150,7 @@ EXPORTED = {
 def test_every_model_scores_alike_when_exported_and_when_warm_started(transform, rows, tmp_path, model, features):
     ranker = make_ranker(transform, seed=3, features=features, model=model)
     for weight in ranker.weights:  # also those that begin at 0 or 1, moving averages included
-        if weight.dtype.is_floating and weight.shape.rank:
+        if weight.dtype == tf.float32 and weight.shape.rank:  # metrics count in float64
             weight.assign_add(tf.random.stateless_uniform(weight.shape, [weight.shape[0], 7], -0.05, 0.05))
     description = model.model_dump(mode="json")
     export(ranker, transform, features, tmp_path / "1", description)

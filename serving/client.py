@@ -1,0 +1,407 @@
+"""A client of a served ranker, by gRPC or REST: from rows to scores."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import grpc
+import numpy as np
+import tensorflow as tf
+import urllib3
+from google.protobuf import json_format
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_pb2,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from models.section import UserError
+from serving.columns import Column, Input, Rows, columns_of
+
+T = TypeVar("T")
+Transport = Literal["grpc", "rest"]
+
+
+class ClientError(Exception):
+    """A request failed.
+
+    Attributes:
+      code: gRPC's code for it.
+      message: what the server said.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str):
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+
+
+class BadRequest(ClientError):
+    """The server cannot take these inputs (INVALID_ARGUMENT, FAILED_PRECONDITION): the same request fails again."""
+
+
+class NotFound(ClientError):
+    """There is no such model or version."""
+
+
+class Overloaded(ClientError):
+    """The server takes no more requests for now, or is not there (UNAVAILABLE, RESOURCE_EXHAUSTED)."""
+
+
+class DeadlineExceeded(ClientError):
+    """The answer did not come in time."""
+
+
+class ServerFailure(ClientError):
+    """Anything else."""
+
+
+_ERRORS: dict[grpc.StatusCode, type[ClientError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: BadRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: BadRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAVAILABLE: Overloaded,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+}
+_HTTP = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    404: grpc.StatusCode.NOT_FOUND,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+RETRYABLE = (grpc.StatusCode.UNAVAILABLE,)
+"""The server did not begin with the request, so that sending it again does nothing twice."""
+_FIRST_PAUSE = 0.02  # seconds; doubled at each retry
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model says of the rows.
+
+    Attributes:
+      outputs: [rows] by name: pctr, pcvr, pctcvr, and 'order' from `Client.rank`.
+      version: version of the model; None by REST, which does not tell.
+    """
+
+    outputs: dict[str, np.ndarray]
+    version: int | None
+
+    def __getitem__(self, output: str) -> np.ndarray:
+        return self.outputs[output]
+
+
+class Client:
+    """Asks a server for scores; connections are kept. May be used by many threads.
+
+    Args:
+      address: 'host:port' of gRPC, or of REST.
+      model: name of the model.
+      transport: how to ask.
+      label: which version answers; None for the highest one that is in memory there, which may be a candidate.
+      version: a version's number, in place of a label.
+      timeout: seconds that a call may take, retries included.
+      retries: how often a request that the server did not begin with is sent again.
+      canary: share of the calls with a key that go to the label 'candidate', if there is one.
+
+    Raises:
+      UserError: for both a label and a version, or a share that is none.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str,
+        *,
+        transport: Transport = "grpc",
+        label: str | None = "stable",
+        version: int | None = None,
+        timeout: float = 1.0,
+        retries: int = 2,
+        canary: float = 0.0,
+    ):
+        if not 0 <= canary <= 1:
+            raise UserError(f"canary: expected a share from 0 to 1, got {canary}")
+        if transport not in ("grpc", "rest"):
+            raise UserError(f"transport: expected grpc or rest, got {transport!r}")
+        self._spec = model_pb2.ModelSpec(name=model)
+        if version is not None:
+            self._spec.version.value = version
+        elif label is not None:
+            self._spec.version_label = label
+        self._timeout = timeout
+        self._retries = retries
+        self._canary = canary
+        self._transport: _Transport = _Grpc(address) if transport == "grpc" else _Rest(address)
+        self._inputs: dict[tuple[str, str], dict[str, Input]] = {}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def rank(self, request: Mapping[str, Any], candidates: Rows, *, key: str | None = None) -> Scores:
+        """Scores the candidates of one request.
+
+        Args:
+          request: the user's and the context's features; one that is left out or None is missing.
+          candidates: the items' features, a row per candidate.
+          key: what decides on the canary, such as the user's id; the same key always goes the same way.
+
+        Raises:
+          UserError: naming a feature that the model does not have, or whose value is of the wrong kind.
+          ClientError: what the server answered.
+        """
+
+        def ask(spec: model_pb2.ModelSpec, deadline: float) -> Scores:
+            inputs = self._inputs_of(spec, "rank", deadline)
+            once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
+            each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
+            return self._predict(spec, "rank", inputs, {**once, **each}, deadline)
+
+        return self._on_the_way(ask, key)
+
+    def prepare(self, request: Mapping[str, Any], candidates: Rows) -> Callable[[], Scores]:
+        """Encodes a request of `rank` once; each call of what is returned sends it and gives the scores."""
+        inputs = self._inputs_of(self._spec, "rank", time.monotonic() + self._timeout)
+        once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
+        each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
+        encoded = self._transport.request(self._spec, "rank", inputs, {**once, **each})
+
+        def send() -> Scores:
+            deadline = time.monotonic() + self._timeout
+            return self._retried(lambda left: self._transport.predict(encoded, left), deadline)
+
+        return send
+
+    def inputs(self, signature: str = "rank") -> dict[str, Input]:
+        """What a signature takes."""
+        return dict(self._inputs_of(self._spec, signature, time.monotonic() + self._timeout))
+
+    def predict(self, rows: Rows, *, key: str | None = None) -> Scores:
+        """Scores rows that need not be of one request. Arguments and errors are those of `rank`."""
+
+        def ask(spec: model_pb2.ModelSpec, deadline: float) -> Scores:
+            inputs = self._inputs_of(spec, "predict", deadline)
+            return self._predict(spec, "predict", inputs, columns_of(rows, inputs), deadline)
+
+        return self._on_the_way(ask, key)
+
+    def _on_the_way(self, ask: Callable[[model_pb2.ModelSpec, float], Scores], key: str | None) -> Scores:
+        deadline = time.monotonic() + self._timeout
+        if key is not None and _share(key) < self._canary:
+            spec = model_pb2.ModelSpec(name=self._spec.name, version_label="candidate")
+            try:
+                return ask(spec, deadline)
+            except BadRequest as error:
+                if "Unrecognized servable version label" not in error.message:
+                    raise
+        return ask(self._spec, deadline)
+
+    def _inputs_of(self, spec: model_pb2.ModelSpec, signature: str, deadline: float) -> dict[str, Input]:
+        place = (str(spec), signature)
+        if place not in self._inputs:
+            definitions = self._retried(lambda left: self._transport.signatures(spec, left), deadline)
+            if signature not in definitions:
+                raise BadRequest(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature}" not found.')
+            self._inputs[place] = {n: _input(info) for n, info in definitions[signature].inputs.items()}
+        return self._inputs[place]
+
+    def _predict(
+        self,
+        spec: model_pb2.ModelSpec,
+        signature: str,
+        inputs: Mapping[str, Input],
+        columns: Mapping[str, Column],
+        deadline: float,
+    ) -> Scores:
+        try:
+            request = self._transport.request(spec, signature, inputs, columns)
+            return self._retried(lambda left: self._transport.predict(request, left), deadline)
+        except BadRequest:
+            # Perhaps the model behind the label has other features by now.
+            self._inputs.pop((str(spec), signature), None)
+            raise
+
+    def _retried(self, send: Callable[[float], T], deadline: float) -> T:
+        pause = _FIRST_PAUSE
+        for attempt in range(self._retries + 1):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {self._timeout} s")
+            try:
+                return send(left)
+            except ClientError as error:
+                wait = pause * random.uniform(0.5, 1.5)
+                if error.code not in RETRYABLE or attempt == self._retries or wait >= deadline - time.monotonic():
+                    raise
+                time.sleep(wait)
+                pause *= 2
+        raise AssertionError("the last attempt returns or raises")
+
+
+class _Transport(ABC):
+    """One way to reach a server; failures are raised as `ClientError`."""
+
+    @abstractmethod
+    def signatures(self, spec: model_pb2.ModelSpec, timeout: float) -> Mapping[str, meta_graph_pb2.SignatureDef]: ...
+
+    @abstractmethod
+    def request(
+        self, spec: model_pb2.ModelSpec, signature: str, inputs: Mapping[str, Input], columns: Mapping[str, Column]
+    ) -> Any: ...
+
+    @abstractmethod
+    def predict(self, request: Any, timeout: float) -> Scores: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class _Grpc(_Transport):
+    def __init__(self, address: str):
+        self._channel = grpc.insecure_channel(
+            address, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        )
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+
+    def signatures(self, spec, timeout):
+        request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        response = self._call(self._stub.GetModelMetadata, request, timeout)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(found)
+        return found.signature_def
+
+    def request(self, spec, signature, inputs, columns):
+        request = predict_pb2.PredictRequest(model_spec=spec)
+        request.model_spec.signature_name = signature
+        for name, column in columns.items():
+            encode(request.inputs[name], column, inputs[name].rank)
+        return request
+
+    def predict(self, request, timeout):
+        response = self._call(self._stub.Predict, request, timeout)
+        outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+        return Scores(outputs, response.model_spec.version.value)
+
+    def close(self):
+        self._channel.close()
+
+    @staticmethod
+    def _call(method: Callable, request: Any, timeout: float) -> Any:
+        try:
+            return method(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise _error(error.code(), error.details()) from None
+
+
+class _Rest(_Transport):
+    def __init__(self, address: str):
+        self._base = f"http://{address}/v1/models/"
+        self._pool = urllib3.PoolManager(maxsize=32, retries=False)
+
+    def signatures(self, spec, timeout):
+        answer = self._send("GET", f"{_path(spec)}/metadata", None, timeout)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        document = answer["metadata"]["signature_def"]
+        document.pop("@type", None)
+        json_format.ParseDict(document, found, ignore_unknown_fields=True)
+        return found.signature_def
+
+    def request(self, spec, signature, inputs, columns):
+        values = {
+            name: column.tolist() if isinstance(column, np.ndarray) else _as_json(column)
+            for name, column in columns.items()
+        }
+        # JSON's NaN, as TF Serving reads it.
+        return f"{_path(spec)}:predict", json.dumps({"signature_name": signature, "inputs": values}).encode()
+
+    def predict(self, request, timeout):
+        path, body = request
+        outputs = self._send("POST", path, body, timeout)["outputs"]
+        kinds = {"order": np.int32}
+        return Scores({n: np.array(v, kinds.get(n, np.float32)) for n, v in outputs.items()}, None)
+
+    def close(self):
+        self._pool.clear()
+
+    def _send(self, method: str, path: str, body: bytes | None, timeout: float) -> dict[str, Any]:
+        try:
+            answer = self._pool.request(method, self._base + path, body=body, timeout=timeout)
+        except urllib3.exceptions.TimeoutError:
+            raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise _error(grpc.StatusCode.UNAVAILABLE, str(error)) from None
+        try:
+            document = json.loads(answer.data)
+        except ValueError:
+            document = {"error": answer.data[:200].decode(errors="replace")}
+        if answer.status != 200:
+            code = _HTTP.get(answer.status, grpc.StatusCode.UNKNOWN)
+            raise _error(code, document.get("error", f"HTTP status {answer.status}"))
+        return document
+
+
+def encode(proto: tensor_pb2.TensorProto, column: Column, rank: int = 1) -> None:
+    """Writes a column into a TensorProto."""
+    proto.tensor_shape.dim.add(size=len(column))
+    if isinstance(column, np.ndarray):
+        proto.dtype = tf.float32.as_datatype_enum
+        proto.tensor_content = column.astype("<f4", copy=False).tobytes()
+        return
+    proto.dtype = tf.string.as_datatype_enum
+    if rank == 2:
+        proto.tensor_shape.dim.add(size=len(column[0]) if column else 1)
+        for row in column:
+            proto.string_val.extend(row)
+    else:
+        proto.string_val.extend(column)
+
+
+def _input(info: meta_graph_pb2.TensorInfo) -> Input:
+    sizes = [dim.size for dim in info.tensor_shape.dim]
+    return Input(text=info.dtype == tf.string.as_datatype_enum, rank=len(sizes), once=sizes[:1] == [1])
+
+
+def _as_json(column: list) -> list:
+    return [_as_json(v) if isinstance(v, list) else _text(v) for v in column]
+
+
+def _text(value: bytes) -> str | dict[str, str]:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(value).decode()}
+
+
+def _path(spec: model_pb2.ModelSpec) -> str:
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version_label":
+        return f"{spec.name}/labels/{spec.version_label}"
+    return f"{spec.name}/versions/{spec.version.value}" if choice else spec.name
+
+
+def _share(key: str) -> float:
+    """A number in [0, 1) that looks drawn at random and is always the same for a key."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _error(code: grpc.StatusCode, message: str | None) -> ClientError:
+    return _ERRORS.get(code, ServerFailure)(code, message or "")

@@ -1,0 +1,148 @@
+"""An open-loop load test: requests arrive on schedule, whether or not the server keeps up."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from serving.client import Client, ClientError
+from serving.columns import Input
+
+PERCENTILES = (50, 90, 99, 99.9)
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What one rate and number of candidates gave.
+
+    Attributes:
+      rate: requests that arrived per second, as asked for.
+      candidates: candidates of a request.
+      latencies: seconds from the scheduled arrival of each request that was answered to its answer, sorted.
+      errors: failed requests by code.
+      seconds: from the first arrival to the last answer.
+    """
+
+    rate: float
+    candidates: int
+    latencies: np.ndarray
+    errors: dict[str, int]
+    seconds: float
+
+    @property
+    def answered(self) -> float:
+        """Answered requests per second."""
+        return len(self.latencies) / self.seconds
+
+    def percentile(self, q: float) -> float:
+        """Milliseconds within which q percent of the answered requests were answered; NaN without any."""
+        return float(np.percentile(self.latencies, q) * 1000) if len(self.latencies) else float("nan")
+
+
+def load(
+    send: Callable[[int], object],
+    rate: float,
+    candidates: int,
+    seconds: float,
+    *,
+    seed: int = 0,
+    threads: int = 64,
+) -> LoadResult:
+    """Sends requests at random moments (a Poisson process) of a mean rate.
+
+    A request's latency counts from the moment for which it was scheduled, so that a stall of the server, or of this
+    client, shows in every request that it held up, and not in one (the 'coordinated omission' of closed loops).
+
+    Args:
+      send: sends one request with so many candidates, and raises `ClientError` if it fails.
+      rate: requests per second.
+      candidates: candidates of a request.
+      seconds: how long requests arrive.
+      seed: decides the moments.
+      threads: requests that may be under way at a time; those that find no thread wait, and their wait counts.
+    """
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, int(rate * seconds)))
+    latencies: list[float] = []
+    errors: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def one(due: float) -> None:
+        try:
+            send(candidates)
+        except ClientError as error:
+            with lock:
+                errors[error.code.name] += 1
+        else:
+            took = time.perf_counter() - due
+            with lock:
+                latencies.append(took)
+
+    with ThreadPoolExecutor(threads) as pool:
+        start = time.perf_counter()
+        for due in start + np.cumsum(gaps):
+            wait = due - time.perf_counter()
+            if wait > 0:
+                time.sleep(wait)
+            pool.submit(one, due)
+    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), time.perf_counter() - start)
+
+
+def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of made-up values: ids and lists of up to 20 ids, of whole numbers below 10,000, and positive numbers."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, list] = {}
+    for name, kind in inputs.items():
+        if kind.rank == 2:
+            columns[name] = [rng.integers(0, 10_000, n).tolist() for n in rng.integers(0, 21, rows)]
+        elif kind.text:
+            columns[name] = rng.integers(0, 10_000, rows).tolist()
+        else:
+            columns[name] = rng.gamma(2.0, 10.0, rows).tolist()
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def sender(client: Client, candidates: Sequence[int], different: int = 16) -> Callable[[int], object]:
+    """Sends made-up requests, encoded beforehand, so that this client's work does not count as the server's."""
+    inputs = client.inputs()
+    once = {n: i for n, i in inputs.items() if i.once}
+    each = {n: i for n, i in inputs.items() if not i.once}
+    prepared = {
+        n: [client.prepare(random_rows(once, 1, i)[0], random_rows(each, n, i)) for i in range(different)]
+        for n in candidates
+    }
+    turns = {n: itertools.cycle(requests) for n, requests in prepared.items()}
+    return lambda n: next(turns[n])()
+
+
+def plot(results: Sequence[LoadResult], path: str | Path) -> None:
+    """Draws the distribution of the latencies of each result: milliseconds over the share of slower requests."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for result in results:
+        n = len(result.latencies)
+        if n:
+            slower = 1 - np.arange(n) / n
+            label = f"{result.rate:g}/s, {result.candidates} candidates"
+            axes.step(slower, result.latencies * 1000, where="post", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="share of requests that are slower", ylabel="latency from arrival, ms")
+    axes.invert_xaxis()
+    ticks = [1, 0.5, 0.1, 0.01, 0.001]
+    axes.set_xticks(ticks, ["all", "p50", "p90", "p99", "p99.9"])
+    axes.grid(which="both", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,56 @@
+"""Errors with TF Serving's codes, as gRPC and HTTP give them."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+from grpc import StatusCode
+
+# As in TF Serving's HTTP server.
+HTTP_STATUS = {
+    StatusCode.OK: 200,
+    StatusCode.CANCELLED: 499,
+    StatusCode.UNKNOWN: 500,
+    StatusCode.INVALID_ARGUMENT: 400,
+    StatusCode.DEADLINE_EXCEEDED: 504,
+    StatusCode.NOT_FOUND: 404,
+    StatusCode.ALREADY_EXISTS: 409,
+    StatusCode.PERMISSION_DENIED: 403,
+    StatusCode.RESOURCE_EXHAUSTED: 429,
+    StatusCode.FAILED_PRECONDITION: 400,
+    StatusCode.ABORTED: 409,
+    StatusCode.OUT_OF_RANGE: 400,
+    StatusCode.UNIMPLEMENTED: 501,
+    StatusCode.INTERNAL: 500,
+    StatusCode.UNAVAILABLE: 503,
+    StatusCode.DATA_LOSS: 500,
+    StatusCode.UNAUTHENTICATED: 401,
+}
+_BY_NUMBER = {code.value[0]: code for code in StatusCode}
+
+
+class ServingError(Exception):
+    """What a request is answered with when it fails.
+
+    Attributes:
+      code: gRPC's code; `HTTP_STATUS` has HTTP's for it.
+      message: what was wrong.
+    """
+
+    def __init__(self, code: StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def invalid(message: str) -> ServingError:
+    return ServingError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def not_found(message: str) -> ServingError:
+    return ServingError(StatusCode.NOT_FOUND, message)
+
+
+def of_tensorflow(error: tf.errors.OpError) -> ServingError:
+    """The code and the text of an error in the graph, without the Python that TensorFlow adds to the text."""
+    text = error.message.split("\n\nOriginal stack trace")[0]
+    return ServingError(_BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN), text)

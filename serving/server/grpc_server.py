@@ -1,0 +1,97 @@
+"""TF Serving's gRPC services."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import (
+    model_service_pb2_grpc,
+    prediction_service_pb2_grpc,
+)
+
+from serving.server.errors import ServingError
+from serving.server.requests import Requests
+
+_LOG = logging.getLogger(__name__)
+SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+"""Names under which health may be asked for; '' is the whole server."""
+
+
+class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """Predict and GetModelMetadata; the other methods are not implemented."""
+
+    def __init__(self, requests: Requests):
+        self._requests = requests
+
+    def Predict(self, request, context):
+        return _answer(context, lambda: self._requests.predict(request, "GRPC", context.time_remaining()))
+
+    def GetModelMetadata(self, request, context):
+        return _answer(context, lambda: self._requests.metadata(request))
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """GetModelStatus; what is served follows the model repository, so there is no HandleReloadConfigRequest."""
+
+    def __init__(self, requests: Requests):
+        self._requests = requests
+
+    def GetModelStatus(self, request, context):
+        return _answer(context, lambda: self._requests.status(request))
+
+    def HandleReloadConfigRequest(self, request, context):
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "This server follows the labels of its model repository.")
+
+
+class GrpcServer:
+    """A gRPC server on a port.
+
+    Args:
+      requests: what answers.
+      address: 'host:port'; port 0 takes a free one.
+      threads: requests that it may hold at a time, running or waiting; more are refused with RESOURCE_EXHAUSTED.
+      max_bytes: size limit of a request.
+    """
+
+    def __init__(self, requests: Requests, address: str, *, threads: int, max_bytes: int):
+        self._health = health.HealthServicer()
+        self._server = grpc.server(
+            ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+            options=[
+                ("grpc.max_receive_message_length", max_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a rival
+            ],
+        )
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(requests), self._server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(requests), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self.port = self._server.add_insecure_port(address)
+
+    def start(self) -> None:
+        self._server.start()
+
+    def tell_health(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in SERVICES:
+            self._health.set(service, status)
+
+    def stop(self, grace: float) -> None:
+        """Takes no new requests, and gives those under way so many seconds."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace).wait()
+
+
+def _answer(context: grpc.ServicerContext, work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except ServingError as error:
+        return context.abort(error.code, error.message)
+    except Exception as error:
+        _LOG.exception("a request failed")
+        return context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

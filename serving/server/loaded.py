@@ -1,0 +1,224 @@
+"""One SavedModel in memory, run as TF Serving runs it: by a session on its signatures."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from models.section import UserError
+from serving.server.errors import ServingError, StatusCode, invalid, of_tensorflow
+from serving.transform_graph import check_transform
+
+WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
+DEFAULT_SIGNATURE = "serving_default"
+
+Inputs = Mapping[str, tensor_pb2.TensorProto]
+
+
+class LoadedModel:
+    """A SavedModel, loaded and warmed up.
+
+    Args:
+      path: its folder.
+
+    Raises:
+      UserError: if it cannot be loaded, its transform is not the one that it was trained behind, or a warm-up
+        request fails.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        meta_graph = _read(self.path)
+        check_transform(self.path)
+        self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
+            name: signature for name, signature in meta_graph.signature_def.items() if signature.method_name
+        }
+        # What initialises the model, and no way to score.
+        self.signatures.pop("__saved_model_init_op", None)
+        self._graph = tf.Graph()
+        self._session = tf.compat.v1.Session(graph=self._graph)
+        try:
+            self._calls = self._load()
+            self._warm_up()
+        except ServingError as error:
+            self.close()
+            raise UserError(f"{self.path}: a warm-up request failed: {error.message}") from None
+        except Exception as error:
+            self.close()
+            raise UserError(f"{self.path}: cannot be loaded: {error}") from error
+
+    def run(self, signature: str, inputs: Inputs, outputs: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Runs a signature.
+
+        Args:
+          signature: its name; '' for the default one.
+          inputs: a TensorProto per input.
+          outputs: the outputs to return; all of them by default.
+
+        Raises:
+          ServingError: with TF Serving's code.
+        """
+        name = signature or DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        definition = self.signatures[name]
+        _check_inputs(definition, inputs)
+        _check_outputs(definition, outputs)
+        call, order = self._calls[name]
+        try:
+            found = call(np.array([inputs[alias].SerializeToString() for alias in order], dtype=object))
+        except tf.errors.OpError as error:
+            _blame_input(inputs)
+            raise of_tensorflow(error) from None
+        except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
+            raise invalid(bytes(error.object).decode(errors="replace")) from None
+        values = dict(zip(sorted(definition.outputs), found))
+        return {alias: values[alias] for alias in outputs} if outputs else values
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _load(self) -> dict[str, tuple[Callable, list[str]]]:
+        with self._graph.as_default():
+            serialized, parsed = {}, {}
+            for name, definition in self.signatures.items():
+                order = sorted(definition.inputs)
+                # One string tensor of all TensorProtos: parsed in the graph, and not by Python.
+                serialized[name] = tf.compat.v1.placeholder(tf.string, [len(order)], f"inputs_of_{name}")
+                for alias, text in zip(order, tf.unstack(serialized[name])):
+                    info = definition.inputs[alias]
+                    parsed[info.name] = tf.io.parse_tensor(text, tf.as_dtype(info.dtype))
+            tf.compat.v1.saved_model.load(self._session, ["serve"], str(self.path), input_map=parsed)
+            calls = {}
+            for name, definition in self.signatures.items():
+                fetches = [definition.outputs[alias].name for alias in sorted(definition.outputs)]
+                call = self._session.make_callable(fetches, feed_list=[serialized[name]])
+                calls[name] = (call, sorted(definition.inputs))
+            self._graph.finalize()
+        return calls
+
+    def _warm_up(self) -> None:
+        file = self.path / WARM_UP
+        if not file.exists():
+            for name, definition in self.signatures.items():
+                self.run(name, {alias: _one_row(info) for alias, info in definition.inputs.items()})
+            return
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            if log.HasField("predict_log"):
+                request = log.predict_log.request
+                self.run(request.model_spec.signature_name, request.inputs, request.output_filter)
+
+
+class Servable:
+    """A version in service, which is closed when it was released and its last request has ended."""
+
+    def __init__(self, model: str, version: int, loaded: LoadedModel):
+        self.model = model
+        self.version = version
+        self.loaded = loaded
+        self._requests = 0
+        self._released: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """A request begins."""
+        with self._lock:
+            self._requests += 1
+
+    def end(self) -> None:
+        """A request has ended."""
+        with self._lock:
+            self._requests -= 1
+            over = self._requests == 0 and self._released is not None
+        if over:
+            self._close()
+
+    def release(self, then: Callable[[], None]) -> None:
+        """No request will begin any more; `then` is called after the last one has ended."""
+        with self._lock:
+            self._released = then
+            over = self._requests == 0
+        if over:
+            self._close()
+
+    def _close(self) -> None:
+        self.loaded.close()
+        if self._released is not None:
+            self._released()
+
+
+def _read(path: Path) -> meta_graph_pb2.MetaGraphDef:
+    saved_model = saved_model_pb2.SavedModel()
+    try:
+        saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}") from None
+    except DecodeError:
+        raise UserError(f"{path / 'saved_model.pb'}: cannot be parsed; the file is damaged or half copied") from None
+    for meta_graph in saved_model.meta_graphs:
+        if "serve" in meta_graph.meta_info_def.tags:
+            return meta_graph
+    raise UserError(f"{path}: Could not find meta graph def matching supplied tags: {{ serve }}")
+
+
+def _check_inputs(definition: meta_graph_pb2.SignatureDef, inputs: Inputs) -> None:
+    wanted, came = set(definition.inputs), set(inputs)
+    if len(wanted) != len(came):
+        raise invalid(
+            f"input size does not match signature: {len(came)}!={len(wanted)} len({{{_list(came)}}}) != "
+            f"len({{{_list(wanted)}}}). Sent extra: {{{_list(came - wanted)}}}. "
+            f"Missing but required: {{{_list(wanted - came)}}}."
+        )
+    for alias in sorted(came - wanted):
+        raise invalid(
+            f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {{{_list(wanted)}}}."
+        )
+    for alias, info in definition.inputs.items():
+        if inputs[alias].dtype != info.dtype:
+            expected, found = (_dtype_name(d) for d in (info.dtype, inputs[alias].dtype))
+            raise invalid(f"input '{alias}': Expects it to be {expected} but {found} is provided")
+
+
+def _check_outputs(definition: meta_graph_pb2.SignatureDef, outputs: Collection[str]) -> None:
+    seen: set[str] = set()
+    for alias in outputs:
+        if alias not in definition.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{{{_list(definition.outputs)}}}."
+            )
+        if alias in seen:
+            raise invalid(f"duplicate output tensor alias: {alias}")
+        seen.add(alias)
+
+
+def _blame_input(inputs: Inputs) -> None:
+    """Raises the error of the first TensorProto that is not one, if any."""
+    for alias, proto in sorted(inputs.items()):
+        try:
+            tf.make_ndarray(proto)
+        except Exception:
+            raise invalid(f"tensor parsing error: {alias}") from None
+
+
+def _one_row(info: meta_graph_pb2.TensorInfo) -> tensor_pb2.TensorProto:
+    dtype = tf.as_dtype(info.dtype)
+    shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]
+    return tf.make_tensor_proto(np.full(shape, "" if dtype == tf.string else 0, dtype.as_numpy_dtype), dtype)
+
+
+def _dtype_name(dtype: int) -> str:
+    return tf.as_dtype(dtype).name if dtype else "no dtype"
+
+
+def _list(names: Collection[str]) -> str:
+    return ",".join(sorted(names))

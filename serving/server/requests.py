@@ -1,0 +1,121 @@
+"""Requests as messages, whatever brought them: prediction, metadata, status."""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+from grpc import StatusCode
+from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+
+from serving.server.admission import Admission
+from serving.server.errors import ServingError, invalid
+from serving.server.loaded import DEFAULT_SIGNATURE
+from serving.server.manager import ModelManager
+from serving.server.metrics import Metrics
+
+Entrypoint = Literal["GRPC", "REST"]
+_SIGNATURES = "signature_def"
+
+
+class Requests:
+    """Answers requests as TF Serving does.
+
+    Every method raises `ServingError` for what it cannot answer.
+
+    Args:
+      manager: the versions in service.
+      admission: who runs and who waits.
+      metrics: what is counted.
+    """
+
+    def __init__(self, manager: ModelManager, admission: Admission, metrics: Metrics):
+        self.manager = manager
+        self.admission = admission
+        self.metrics = metrics
+
+    def predict(
+        self, request: predict_pb2.PredictRequest, entrypoint: Entrypoint, seconds: float | None = None
+    ) -> predict_pb2.PredictResponse:
+        """Runs a signature; `seconds` is how long the caller will wait."""
+        arrived = time.perf_counter()
+        model, version, status = request.model_spec.name, "", StatusCode.OK
+        try:
+            if not request.HasField("model_spec"):
+                raise invalid("Missing ModelSpec")
+            with self.manager.find(request.model_spec) as servable:
+                version = str(servable.version)
+                with self.admission.turn(seconds):
+                    began = time.perf_counter()
+                    found = servable.loaded.run(
+                        request.model_spec.signature_name, request.inputs, request.output_filter
+                    )
+                self.metrics.runtime.labels(model, "Predict", "TF1").observe(1e6 * (time.perf_counter() - began))
+                response = predict_pb2.PredictResponse()
+                response.model_spec.CopyFrom(
+                    model_spec(servable.model, servable.version, request.model_spec.signature_name)
+                )
+            for name, value in found.items():
+                fill(response.outputs[name], value)
+            return response
+        except ServingError as error:
+            status = error.code
+            raise
+        except Exception:
+            status = StatusCode.INTERNAL
+            raise
+        finally:
+            # Names that a client makes up must not become series of their own.
+            known = model if version else ""
+            self.metrics.requests.labels(known, version, entrypoint, status.name).inc()
+            self.metrics.latency.labels(known, "Predict", entrypoint).observe(1e6 * (time.perf_counter() - arrived))
+
+    def metadata(
+        self, request: get_model_metadata_pb2.GetModelMetadataRequest
+    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
+        """The signatures of a version."""
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        if not request.metadata_field:
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
+        for field in request.metadata_field:
+            if field != _SIGNATURES:
+                raise invalid(f"Metadata field {field} is not supported")
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        with self.manager.find(request.model_spec) as servable:
+            for name, definition in servable.loaded.signatures.items():
+                signatures.signature_def[name].CopyFrom(definition)
+            response.model_spec.CopyFrom(model_spec(servable.model, servable.version))
+        response.metadata[_SIGNATURES].Pack(signatures)
+        return response
+
+    def status(
+        self, request: get_model_status_pb2.GetModelStatusRequest
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """The states of a model's versions."""
+        if not request.HasField("model_spec"):
+            raise invalid("Missing ModelSpec")
+        return self.manager.status(request.model_spec)
+
+
+def model_spec(model: str, version: int, signature: str | None = None) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=model)
+    spec.version.value = version
+    if signature is not None:
+        spec.signature_name = signature or DEFAULT_SIGNATURE
+    return spec
+
+
+def fill(proto: tensor_pb2.TensorProto, value: np.ndarray) -> None:
+    """Writes a value into its typed field, as TF Serving does, for clients that read only that."""
+    if value.dtype == np.float32:
+        proto.dtype = tf.float32.as_datatype_enum
+        for size in value.shape:
+            proto.tensor_shape.dim.add(size=size)
+        proto.float_val.extend(value.ravel().tolist())
+    else:
+        proto.CopyFrom(tf.make_tensor_proto(value))

@@ -1,0 +1,98 @@
+"""The embedded server: gRPC and REST in front of a model repository."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.section import UserError
+from serving.server.admission import Admission
+from serving.server.grpc_server import GrpcServer
+from serving.server.http_server import HttpServer
+from serving.server.manager import ModelManager
+from serving.server.metrics import Metrics
+from serving.server.requests import Requests
+
+_LOG = logging.getLogger(__name__)
+_SPARE_THREADS = 4  # so that status and refusals are answered while all others wait
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How the server runs.
+
+    Attributes:
+      host: address to listen on.
+      port, rest_port: ports of gRPC and REST; 0 takes a free one.
+      poll_seconds: how often the repository is looked at.
+      running: requests in a model at a time; the number of processors by default.
+      waiting: requests that may wait; more are answered UNAVAILABLE.
+      max_request_bytes: size limit of a request.
+      grace_seconds: how long requests under way have at the end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8500
+    rest_port: int = 8501
+    poll_seconds: float = 1.0
+    running: int = 0
+    waiting: int = 128
+    max_request_bytes: int = 64 << 20
+    grace_seconds: float = 10.0
+
+
+class Server:
+    """Serves the models of a repository; a context manager.
+
+    Args:
+      root: root of the model repository.
+      options: how.
+
+    Raises:
+      UserError: if there is no model, or a port cannot be used.
+    """
+
+    def __init__(self, root: str | Path, options: ServerOptions = ServerOptions()):
+        self.options = options
+        self.manager = ModelManager(root)
+        self.manager.update()
+        self.admission = Admission(options.running or os.cpu_count() or 1, options.waiting)
+        self.metrics = Metrics()
+        requests = Requests(self.manager, self.admission, self.metrics)
+        threads = (options.running or os.cpu_count() or 1) + options.waiting + _SPARE_THREADS
+        limits = {"threads": threads, "max_bytes": options.max_request_bytes}
+        try:
+            self._grpc = GrpcServer(requests, f"{options.host}:{options.port}", **limits)
+        except RuntimeError:
+            raise UserError(f"--port: {options.host}:{options.port} cannot be used") from None
+        self._http = HttpServer(requests, options.host, options.rest_port, **limits)
+        self.port, self.rest_port = self._grpc.port, self._http.port
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True, name="watcher")
+
+    def __enter__(self) -> Server:
+        self._grpc.start()
+        self._http.start()
+        self._grpc.tell_health(bool(self.manager.serving()))
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        self._grpc.stop(self.options.grace_seconds)
+        self._http.stop()
+        # A version that is being loaded is not waited for: the thread ends with the process.
+        self._watcher.join(self.options.grace_seconds)
+        if not self._watcher.is_alive():
+            self.manager.close()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self.options.poll_seconds):
+            try:
+                self.manager.update()
+                self._grpc.tell_health(bool(self.manager.serving()))
+            except Exception:  # what serves goes on
+                _LOG.exception("looking at the model repository failed; it is tried again")
