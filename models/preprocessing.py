@@ -14,6 +14,7 @@ import tensorflow_transform as tft
 from pydantic import TypeAdapter
 
 from models.features import PADDING_ID, BucketedFeature, Feature, IdFeature, IdListFeature, NumberFeature, Vocabulary
+from models.tasks import WEIGHT
 
 _FEATURES = TypeAdapter(tuple[Feature, ...])
 
@@ -42,13 +43,15 @@ def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> d
     """Transforms raw columns.
 
     Args:
-      inputs: raw columns by feature name, and the labels.
-      custom_config: `features` (JSON list of the features) and `labels` (names of the label columns).
+      inputs: raw columns by feature name, the labels, and the weights where examples were sampled.
+      custom_config: `features` (JSON list of the features), `labels` (names of the label columns, in the order of
+        the chain) and `weighted` (whether there are weights).
 
     Returns:
       int64 [batch] for id and bucketed features: 0 for a missing value, then 1 + the token's rank in the
       vocabulary, then out-of-vocabulary buckets; int64 [batch, max_length] for id lists, padded at the end with 0;
-      float32 [batch] for numbers, where a missing value or NaN is the mean (0 if not scaled); int64 [batch] for labels.
+      float32 [batch] for numbers, where a missing value or NaN is the mean (0 if not scaled); int64 [batch] for labels;
+      float32 [batch, K] for weights, as `_weights` says.
     """
     features = features_from_json(custom_config["features"])
     outputs: dict[str, tf.Tensor] = {}
@@ -66,7 +69,23 @@ def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> d
             outputs[feature.name] = _number(feature, raw)
     for label in custom_config["labels"]:
         outputs[label] = _dense(_sparse(inputs[label]), 1, tf.constant(0, tf.int64))[:, 0]
+    if custom_config.get("weighted"):
+        weight = _dense(_sparse(inputs[WEIGHT]), 1, tf.constant(1.0))[:, 0]
+        outputs[WEIGHT] = _weights(weight, [outputs[label] for label in custom_config["labels"]])
     return outputs
+
+
+def _weights(weight: tf.Tensor, labels: list[tf.Tensor]) -> tf.Tensor:
+    """Per step of the chain, the weight of each row over the mean weight of the rows that reached the step.
+
+    A weighted loss is divided by its rows, and not by their weights, which would favour the rows of batches with small
+    weights. With weights of mean 1 over the data it is as large as without sampling, in each task.
+    """
+    reached = [tf.ones_like(labels[0]), *labels[:-1]]
+    means = [
+        tft.mean(tf.boolean_mask(weight, mask > 0), name=f"mean_{WEIGHT}_{step}") for step, mask in enumerate(reached)
+    ]
+    return tf.stack([tf.math.divide_no_nan(weight, mean) for mean in means], axis=1)
 
 
 def table_rows(features: tuple[Feature, ...], transform: tft.TFTransformOutput) -> dict[str, int]:

@@ -12,6 +12,7 @@ import tf_keras as keras
 from models.balancing import Balancer, Run
 from models.encoder import Encoder, Lookup
 from models.features import Feature
+from models.metrics.streaming import binned_metrics, pointwise_metrics
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
 from models.replicas import gather_from_replicas, replicas, sum_over_replicas
@@ -25,7 +26,7 @@ from models.task_gradients import (
     balanced_gradients,
     initial_state,
 )
-from models.tasks import TaskConfig
+from models.tasks import TaskConfig, outputs
 
 Precision = Literal["float32", "mixed_bfloat16"]
 
@@ -35,7 +36,8 @@ class Ranker(keras.Model):
 
     Calling it on transformed features gives the funnel's probabilities, float32 [batch] each: pctr, pcvr and
     pctcvr for the default chain. `fit` takes batches (features, labels), with the labels float32
-    [batch, K] in the order of the chain, NaN where a label is missing.
+    [batch, K] in the order of the chain, NaN where a label is missing; or (features, labels, weights), with weights
+    float32 [batch, K] of mean 1 (see `Heads.task_losses`), where negatives were sampled. Evaluation takes no weights.
 
     Under a `tf.distribute` strategy every replica takes its part of the batch, and the step is that of one
     device with the whole batch.
@@ -111,17 +113,19 @@ class Ranker(keras.Model):
         self.gate_use = {name: _state(tf.zeros([n]), f"gate_use_{name}") for name, n in self._gates.items()}
         self.gate_entropy = {name: _state(tf.constant(0.0), f"gate_entropy_{name}") for name in self._gates}
         self.loss_means = [keras.metrics.Mean(name=f"loss_{name}") for name in self.heads.loss_names]
+        # A training step has no time for them: the steps of an evaluation have.
+        self._quality = {o.name: [pointwise_metrics(o.task), binned_metrics(o.task)] for o in outputs(tasks)}
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        return self.loss_means
+        return [*self.loss_means, *(m for pair in self._quality.values() for m in pair)]
 
     def call(self, features: dict[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         return self.heads.probabilities(self._logits(self.encoder(features), training))
 
     @tf.autograph.experimental.do_not_convert  # nothing in it needs conversion, which costs seconds
-    def train_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
-        features, labels = data
+    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        features, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         lookups = [_over_replicas(lookup) for lookup in self.encoder.lookup(features)]
         rows = self.encoder.rows(lookups)
         embedded = [
@@ -130,7 +134,7 @@ class Ranker(keras.Model):
         ]
         step = tf.cast(self.dense_optimizer.iterations, tf.int64)
         balanced = balanced_gradients(
-            self._network(features, labels, [e.values for e in embedded]),
+            self._network(features, labels, weights, [e.values for e in embedded]),
             embedded,
             self._dense,
             self._balancer,
@@ -145,12 +149,25 @@ class Ranker(keras.Model):
 
     def test_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
         features, labels = data
-        losses = self.heads.task_losses(self._logits(self.encoder(features)), tf.unstack(labels, axis=1))
+        logits, of_tasks = self._logits(self.encoder(features)), tf.unstack(labels, axis=1)
+        losses = self.heads.task_losses(logits, of_tasks)
         for mean, loss in zip(self.loss_means, losses):
             mean.update_state(loss, sample_weight=tf.shape(labels)[0])
-        return {m.name: m.result() for m in self.loss_means}
+        values = {m.name: m.result() for m in self.loss_means}
+        probabilities = self.heads.probabilities(logits)
+        by_label = {t.label: y for t, y in zip(self.tasks, of_tasks)}
+        for output in outputs(self.tasks):
+            y = by_label[output.label]
+            if output.given is not None:
+                y = tf.where(by_label[output.given] == 1, y, float("nan"))
+            for metric in self._quality[output.name]:
+                metric.update_state(y, probabilities[output.name])
+                values |= metric.result()
+        return values
 
-    def _network(self, features: dict[str, tf.Tensor], labels: tf.Tensor, gathered: list[tf.Tensor]) -> Network:
+    def _network(
+        self, features: dict[str, tf.Tensor], labels: tf.Tensor, weights: tf.Tensor | None, gathered: list[tf.Tensor]
+    ) -> Network:
         def lower() -> tuple[tf.Tensor, tf.Tensor]:
             inputs = self._interact(self.encoder.embed(features, gathered, training=True))
             return self.trunk.shared(inputs, training=True), inputs
@@ -160,8 +177,8 @@ class Ranker(keras.Model):
             # Before the losses, which wait for other replicas: those note their gates in the same place.
             gates = dict(self.trunk.observed.gates)
             logits = self.heads(representations, training=True)
-            losses = self.heads.task_losses(logits, tf.unstack(labels, axis=1))
-            return Upper(losses, self._penalty(logits), gates)
+            losses = self.heads.task_losses(logits, tf.unstack(labels, axis=1), weights)
+            return Upper(losses, self._penalty(logits, weights), gates)
 
         return Network(lower, upper)
 
@@ -200,13 +217,13 @@ class Ranker(keras.Model):
         numbers = {owner: i for i, owner in enumerate(dict.fromkeys(found))}
         return tuple(numbers[owner] for owner in found)
 
-    def _penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
+    def _penalty(self, logits: list[tf.Tensor], weights: tf.Tensor | None) -> tf.Tensor | None:
         """What is minimised beside the tasks, outside the balancing; a share of it on each replica."""
         l2 = self._optimizer_config.dense_l2
         terms = [self.trunk.penalty()]
         terms += [l2 * tf.nn.l2_loss(v) for v in self._dense if l2 and "kernel" in v.name]
         kept = [term / replicas() for term in terms if term is not None]
-        of_outputs = self.heads.penalty(logits)
+        of_outputs = self.heads.penalty(logits, weights)
         kept += [] if of_outputs is None else [of_outputs]
         return tf.add_n(kept) if kept else None
 

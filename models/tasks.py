@@ -21,6 +21,9 @@ class TaskConfig(Section):
     joint: str | None = Field(None, description="Name of the product with the steps before; not for the first step.")
 
 
+WEIGHT = "weight"
+"""Column of the examples with the number of exposures that each stands for, where negatives were sampled."""
+
 DEFAULT_TASKS = (
     TaskConfig(name="ctr", label="click"),
     TaskConfig(name="cvr", label="purchase", joint="ctcvr"),

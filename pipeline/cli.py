@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ config_app = typer.Typer(no_args_is_help=True, help="Look at a configuration.")
 dataset_app = typer.Typer(no_args_is_help=True, help="Turn public data sets into logs.")
 app.add_typer(config_app, name="config")
 app.add_typer(dataset_app, name="dataset")
+
+ALERT = 3
+"""Exit code of `monitor` where a limit is passed; 1 is for errors, and 2 for a wrong command line."""
 
 ConfigOption = Annotated[
     Path,
@@ -183,7 +187,7 @@ def run(
 
             settings = _load(config, logs, last_day, overrides)
         with console.status("looking at the logs"):
-            inputs = _inputs(settings)
+            inputs = _inputs(settings, folder.root)
         training = days_text(inputs.window.first_day, inputs.window.first_eval_day - timedelta(days=1))
         evaluation = days_text(inputs.window.first_eval_day, inputs.window.last_day)
         console.print(f"[bold]{settings.name}[/bold]: training days {training}, evaluation days {evaluation}")
@@ -205,14 +209,16 @@ def _error_kept(folder: RunFolder) -> Iterator[None]:
         raise
 
 
-def _inputs(settings: Config, schema_text: str | None = None) -> RunInputs:
+def _inputs(settings: Config, root: Path, schema_text: str | None = None) -> RunInputs:
+    from components.log_example_gen.forgotten import Forgotten
     from components.log_example_gen.window import inputs_fingerprint, resolve_window
-    from pipeline.pipeline import RunInputs, read_schema
+    from pipeline.pipeline import RunInputs, joined_uri, read_schema
 
     window = resolve_window(settings.logs, settings.attribution, settings.window)
+    files = inputs_fingerprint(settings.logs, settings.attribution, window)
     return RunInputs(
         window=window,
-        inputs_fingerprint=inputs_fingerprint(settings.logs, settings.attribution, window),
+        inputs_fingerprint=files + Forgotten.read(joined_uri(root)).digest,
         schema_text=read_schema(settings) if schema_text is None else schema_text,
     )
 
@@ -303,7 +309,7 @@ def schema(
         path = out or Path(settings.validation.schema_path)
         if path.exists() and not force:
             raise UserError(f"{path}: the schema is there already; --force replaces it, --out writes another file")
-        pipeline = create_pipeline(settings, folder.root, _inputs(settings, schema_text=""))
+        pipeline = create_pipeline(settings, folder.root, _inputs(settings, folder.root, schema_text=""))
         steps = ("LogExampleGen", "StatisticsGen")
         result = run_pipeline(pipeline, folder, reporter_for(console, live=not verbose), only=steps)
         with console.status("inferring the schema"):
@@ -321,6 +327,292 @@ def schema(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text_format.MessageToString(inferred), encoding="utf-8")
         console.print(f"{len(inferred.feature)} features in {path}: look it over and keep it", soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: `seesaw join --config shop.yaml --out analysis/january --last-day 2026-01-31`",
+)
+@_clean_errors
+def join(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to make; it appears when all is done.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="What rows are written as: parquet or tfrecord.")
+    ] = "parquet",
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Root of runs: users forgotten there are left out here as well."),
+    ] = None,
+    logs: LogsOption = None,
+    last_day: LastDayOption = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Join the logs of the window into labelled rows, for analysts, and stop there.
+
+    Writes what a run would train on to OUT/Split-train and OUT/Split-eval, and the reconciliation report with the
+    rejected rows to OUT/report.
+    """
+    if format_ not in ("parquet", "tfrecord"):
+        raise UserError(f"--format: expected parquet or tfrecord, got '{format_}'")
+    console = _out()
+    with console.status("loading"):
+        prepare_process(verbose=verbose)
+        from components.log_example_gen.report import summary
+        from pipeline.joined_rows import write_joined_rows
+
+        settings = _load(config, logs, last_day, overrides)
+    with console.status("joining the logs"):
+        report = write_joined_rows(settings, out, "tfrecord" if format_ == "tfrecord" else "parquet", root)
+    console.print(summary(json.loads((report / "report.json").read_text())), markup=False, soft_wrap=True)
+    say(console, "rows", str(out))
+    say(console, "report", str(report))
+
+
+@app.command(
+    epilog="Example: `seesaw compare runs/shop/models/ranker/3 runs/shop/models/ranker/4 --config shop.yaml "
+    "--root runs/shop --out comparison`",
+)
+@_clean_errors
+def compare(
+    baseline: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="The baseline: folder of a SavedModel, or logged scores as logged:pctr=COLUMN,pcvr=COLUMN.",
+        ),
+    ],
+    candidate: Annotated[str, typer.Argument(metavar="B", help="The candidate, likewise.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for evidence.json and the scores.")],
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            "--examples",
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Folder of joined examples (TFRecord files).",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="The pipeline's configuration: its tasks, slices and rules. Needed to join logs.",
+        ),
+    ] = None,
+    logs: LogsOption = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Folder of the pipeline, whose joined logs are used; OUT by default."
+        ),
+    ] = None,
+    last_day: LastDayOption = None,
+    overrides: SetOption = None,
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", metavar="COLUMN", help="Look at each value of a column; may be repeated."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare two rankers on the same rows, with intervals, and tell which should serve.
+
+    Rows come from --examples, or from the evaluation days of the logs that --config and --logs name. Without rules of a
+    configuration B must have a better AUC on the last probability of the chain.
+
+    Writes OUT/evidence.json and, for every row, both scores to OUT/scores.
+    """
+    console = _out()
+    with console.status("loading TensorFlow and TFX"):
+        prepare_process(verbose=verbose)
+        from pipeline import compare as comparing
+
+        settings = _load(config, logs, last_day, overrides) if config else None
+    if examples is None:
+        if settings is None:
+            raise UserError("compare: expected --examples with joined examples, or --config with the logs to join")
+        with console.status("joining the logs"), RunFolder(root or out) as folder:
+            inputs = _inputs(settings, folder.root, schema_text="")
+            examples = comparing.join_logs(settings, inputs, folder)
+    with console.status("scoring and comparing"):
+        found = comparing.compare(baseline, candidate, examples, out, settings, slices=tuple(slices or ()))
+    comparing.render(found, out, console)
+
+
+@app.command(
+    epilog="Example: `seesaw forget --root runs/shop --user u-1733 --user u-2201`",
+)
+@_clean_errors
+def forget(
+    root: Annotated[
+        Path,
+        typer.Option("--root", metavar="DIR", exists=True, file_okay=False, help="Folder of the pipeline's files."),
+    ],
+    users: Annotated[
+        list[str] | None, typer.Option("--user", metavar="ID", help="User to forget; may be repeated.")
+    ] = None,
+    users_file: Annotated[
+        Path | None,
+        typer.Option("--users-file", metavar="FILE", exists=True, dir_okay=False, help="File with an id in each line."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Take users' rows out of the joined days, for deletion requests.
+
+    Their examples go from all joined days under the root, and so do the rejected rows kept there in which their ids
+    stand. The ids stay, hashed, on a list: later joins leave their rows out, even if the logs still have them. The logs
+    themselves, and what past runs made of the rows, are not touched: the command lists what holds them.
+    """
+    ids = [line.strip() for line in users_file.read_text(encoding="utf-8").splitlines()] if users_file else []
+    ids = sorted({*(users or ()), *ids} - {""})
+    if not ids:
+        raise UserError("expected a user to forget: --user ID or --users-file FILE")
+    console = _out()
+    with RunFolder(root) as folder, captured_output(folder.run_log, verbose=verbose) as stream, _error_kept(folder):
+        console = Console(file=stream, highlight=False)
+        with console.status("taking rows out of the joined days"):
+            prepare_process(verbose=True)
+            from components.log_example_gen.forgetting import forget as forget_users
+            from components.log_example_gen.forgotten import Forgotten
+            from pipeline.lineage import holders
+            from pipeline.pipeline import joined_uri
+
+            removed = forget_users(joined_uri(folder.root), ids)
+            left = holders(folder.root, Forgotten.read(joined_uri(folder.root)))
+        total = sum(removed.examples.values())
+        console.print(f"{len(ids)} users forgotten: {total:,} examples of {len(removed.examples)} joined days removed")
+        for day, count in removed.examples.items():
+            say(console, str(day), f"{count:,}")
+        if removed.rejected:
+            say(console, "rejected rows", f"{removed.rejected:,}")
+        if left:
+            console.print("What past runs made still holds rows of forgotten users, or was made from them:")
+            for holder in left:
+                rows = "" if holder.rows is None else f" ({holder.rows:,} rows)"
+                console.print(f"  {holder.kind}: {holder.uri}{rows}", markup=False, soft_wrap=True)
+        console.print("The logs are as they were: delete the rows there too.")
+
+
+@app.command(
+    epilog="Example: `seesaw sweep --config shop.yaml --out runs/shop-sweep --rows 50000`",
+)
+@_clean_errors
+def sweep(
+    config: ConfigOption,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder of the sweep. The same folder again goes on with what is left."
+        ),
+    ],
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root", metavar="DIR", help="Folder of the pipeline, whose joined logs are used; OUT/pipeline by default."
+        ),
+    ] = None,
+    logs: LogsOption = None,
+    last_day: LastDayOption = None,
+    overrides: SetOption = None,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", metavar="N", min=1, help="In place of `sweep.seeds` of the file.")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", metavar="N", min=1, help="In place of `sweep.rows` of the file.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Trainings at a time; one per core by default.")
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a grid of models and balancers over seeds, and tell which to take, and how sure that is.
+
+    The grid is the section `sweep` of the configuration. Beside it a model of each task alone is trained, and each
+    model with static weights that are tuned on the last training day. All are judged on the evaluation days. Nothing
+    is put into service.
+
+    Writes OUT/sweep.html and OUT/sweep.json, and a result per training in OUT/trainings: a sweep that was stopped or
+    killed goes on where it was. A training that fails is reported, and tried again by the next call.
+    """
+    with (
+        RunFolder(out) as folder,
+        captured_output(folder.run_log, verbose=verbose) as stream,
+        _error_kept(folder),
+    ):
+        console = Console(file=stream, highlight=False)
+        with console.status("loading TensorFlow and TFX"):
+            prepare_process(verbose=True)
+            from pipeline.progress import reporter_for
+            from pipeline.sweep import page, screen
+            from pipeline.sweep.run import DOCUMENT_FILE, PAGE_FILE, carry_out, prepare
+
+            changes = {"seeds": seeds, "rows": rows}
+            given = [f"sweep.{name}={value}" for name, value in changes.items() if value is not None]
+            settings = _load(config, logs, last_day, [*(overrides or ()), *given])
+        with console.status("looking at the logs"):
+            place = (root or folder.root / "pipeline").expanduser().resolve()
+            inputs = _inputs(settings, place)
+        rows_folder = prepare(settings, inputs, place, folder.root, reporter_for(console, live=not verbose))
+        with screen.Teller(console, live=not verbose) as teller:
+            number = workers or os.cpu_count() or 1
+            found = carry_out(settings, rows_folder, folder.root, workers=number, tell=teller.tell)
+        found.write(folder.root / DOCUMENT_FILE)
+        written = page.write_page(found, folder.root / PAGE_FILE)
+        screen.render(found, written, console)
+
+
+@app.command(
+    epilog="Example: `seesaw monitor --config shop.yaml --root runs/shop --out runs/shop/monitor`",
+)
+@_clean_errors
+def monitor(
+    config: ConfigOption,
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Folder of the pipeline that put the model into service.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the page and the figures; ROOT/monitor by default."),
+    ] = None,
+    logs: LogsOption = None,
+    last_day: LastDayOption = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Watch the model in service: how it does on the newest days, against the days by which it was promoted.
+
+    Joins the last days with final labels, scores them with the stable version of the model repository, and holds
+    metrics, calibration and the distributions of features against the limits under `monitor`. Nothing is changed in
+    the repository.
+
+    Writes OUT/monitor.html and OUT/monitor.json. Ends with exit code 0 where all is fine, 3 where a limit is surely
+    passed, and 1 where something could not be done.
+    """
+    with (
+        RunFolder(root) as folder,
+        captured_output(folder.run_log, verbose=verbose) as stream,
+        _error_kept(folder),
+    ):
+        console = Console(file=stream, highlight=False)
+        with console.status("loading TensorFlow and TFX"):
+            prepare_process(verbose=True)
+            from pipeline.monitor import page
+            from pipeline.monitor.run import watch
+            from pipeline.progress import reporter_for
+
+            settings = _load(config, logs, last_day, overrides)
+        place = (out or folder.root / "monitor").expanduser().resolve()
+        reporter = reporter_for(console, live=not verbose)
+        found = watch(settings, folder, place / "scores", lambda there: _inputs(there, folder.root), reporter)
+        found.write(place)
+        alarm = page.render(found, page.write_page(found, place), console)
+    if alarm:
+        raise typer.Exit(ALERT)
 
 
 @config_app.command("schema")
@@ -484,6 +776,188 @@ def _rows_table(rows: dict[str, int]) -> Table:
     for log, count in rows.items():
         table.add_row(log, f"{count:,}")
     return table
+
+
+RepositoryOption = Annotated[
+    Path,
+    typer.Option(
+        "--root", metavar="DIR", exists=True, file_okay=False, help="Folder of a run, or root of a model repository."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Name of the model; needed only where there are several."),
+]
+
+
+def _repository_root(root: Path) -> Path:
+    return root / "models" if (root / "models").is_dir() else root
+
+
+def _model(root: Path, name: str | None) -> str:
+    from serving.model_repository import ModelRepository
+
+    there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    there = [n for n in there if ModelRepository(root, n).versions()]
+    if name is None and len(there) == 1:
+        return there[0]
+    if name not in there:
+        raise UserError(f"--model: expected one of the models in {root} ({', '.join(there) or 'none'}), got {name}")
+    return name
+
+
+@app.command(epilog="Example: `seesaw serve --root demo/run`")
+@_clean_errors
+def serve(
+    root: RepositoryOption,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of gRPC; 0 takes a free one.")] = 8500,
+    rest_port: Annotated[int, typer.Option("--rest-port", help="Port of REST; 0 takes a free one.")] = 8501,
+    poll: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How often to look for new versions and labels.")
+    ] = 1.0,
+    running: Annotated[int, typer.Option(help="Requests in the model at a time; 0 for one per processor.")] = 0,
+    waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered UNAVAILABLE.")] = 128,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", help="Size limit of a request.")] = 64 << 20,
+    verbose: VerboseOption = False,
+) -> None:
+    """Serve the models of a run on this machine, as TF Serving would: gRPC, REST, labels, new versions as they come.
+
+    For trials and tests; TF Serving is what production runs.
+    """
+    import logging
+    import signal
+    import threading
+
+    console = _out()
+    with console.status("loading"):
+        prepare_process(verbose=verbose)
+        from serving.server import Server, ServerOptions
+
+        logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(asctime)s %(message)s")
+        options = ServerOptions(
+            host=host,
+            port=port,
+            rest_port=rest_port,
+            poll_seconds=poll,
+            running=running,
+            waiting=waiting,
+            max_request_bytes=max_bytes,
+        )
+        server = Server(_repository_root(root), options)
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    with server:
+        for name, labels in server.manager.serving().items():
+            told = ", ".join(f"{label} is version {version}" for label, version in labels.items() if label != "latest")
+            say(console, "model", f"{name}: {told or 'version ' + str(labels['latest'])}")
+        if not server.manager.serving():
+            console.print(f"no model in {root} yet; waiting for the first version")
+        say(console, "gRPC", f"{host}:{server.port}")
+        say(console, "REST", f"http://{host}:{server.rest_port}/v1/models")
+        console.print("This server is for trials and tests: TF Serving is what production runs.")
+        over.wait()
+        console.print("stopping: requests under way are answered")
+
+
+@app.command(epilog="Example: `seesaw rollback --root demo/run --reason 'too slow'`")
+@_clean_errors
+def rollback(
+    root: RepositoryOption,
+    model: ModelOption = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
+    models_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--models-config",
+            metavar="FILE",
+            help="TF Serving's configuration to write: in two steps, with --wait seconds between them.",
+        ),
+    ] = None,
+    base_path: Annotated[
+        str | None, typer.Option("--base-path", metavar="DIR", help="The model's folder as TF Serving sees it.")
+    ] = None,
+    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which TF Serving loads a version.")] = 60.0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Put the version that was in service before back in service.
+
+    The embedded server follows at once. For TF Serving write its configuration too (--models-config).
+    """
+    prepare_process(verbose=verbose)
+    from serving.model_repository import ModelRepository
+    from serving.tf_serving import apply_in_steps
+
+    console = _out()
+    repository = ModelRepository(_repository_root(root), _model(_repository_root(root), model))
+    before = repository.labels()
+    out, back = repository.rollback(reason)
+    console.print(f"{repository.model}: version {back} is in service again, version {out} is 'previous'")
+    if models_config is not None:
+        with console.status("moving the labels of TF Serving"):
+            apply_in_steps(repository, before, models_config, base_path, wait)
+        say(console, "written", str(models_config))
+
+
+@app.command(epilog="Example: `seesaw prune --root demo/run --keep 3`")
+@_clean_errors
+def prune(
+    root: RepositoryOption,
+    model: ModelOption = None,
+    keep: Annotated[int, typer.Option(min=0, help="Versions without a label to keep, the newest ones.")] = 5,
+    verbose: VerboseOption = False,
+) -> None:
+    """Remove old versions of a model that have no label."""
+    prepare_process(verbose=verbose)
+    from serving.model_repository import ModelRepository
+
+    repository = ModelRepository(_repository_root(root), _model(_repository_root(root), model))
+    removed = repository.collect_garbage(keep)
+    _out().print(f"{repository.model}: removed version(s) {', '.join(map(str, removed)) or 'none'}")
+
+
+@app.command(epilog="Example: `seesaw loadtest --address 127.0.0.1:8500 --model demo --rate 20 --rate 50`")
+@_clean_errors
+def loadtest(
+    address: Annotated[str, typer.Option(help="The server's gRPC address.")] = "127.0.0.1:8500",
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="Name of the model.")] = "ranker",
+    rate: Annotated[list[float] | None, typer.Option(help="Requests per second; may be repeated.")] = None,
+    candidates: Annotated[list[int] | None, typer.Option(help="Candidates of a request; may be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(help="How long requests arrive, for each rate and number.")] = 10.0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request counts as failed.")] = 5.0,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Plot to write.")] = Path("loadtest.png"),
+    verbose: VerboseOption = False,
+) -> None:
+    """Load a server with `rank` requests of made-up values at given rates, and tell the latencies.
+
+    Requests arrive at random moments that do not depend on the answers, and a latency counts from the moment for which
+    the request was scheduled.
+    """
+    prepare_process(verbose=verbose)
+    from serving.client import Client, ClientError
+    from serving.load_test import PERCENTILES, load, plot, sender
+
+    console = _out()
+    counts = candidates or [100, 300]
+    results = []
+    with Client(address, model, timeout=timeout, retries=0) as client, _foreseen(ClientError):
+        send = sender(client, counts)
+        for count in counts:
+            send(count)
+            for each in rate or [10.0, 50.0]:
+                with console.status(f"{each:g} requests per second of {count} candidates"):
+                    results.append(load(send, each, count, seconds))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("rate", "candidates", "answered/s", *(f"p{p:g} ms" for p in PERCENTILES), "errors"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for r in results:
+        times = [f"{r.percentile(p):.1f}" for p in PERCENTILES]
+        errors = ", ".join(f"{n} {code}" for code, n in r.errors.items()) or "0"
+        table.add_row(f"{r.rate:g}", str(r.candidates), f"{r.answered:.1f}", *times, errors)
+    console.print(table)
+    plot(results, out)
+    say(console, "plot", str(out))
 
 
 @dataset_app.command(

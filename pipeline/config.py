@@ -12,14 +12,19 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from components.evaluator.config import EvaluationConfig, Gate, check_gates
 from components.example_validator.config import ValidationConfig
-from components.log_example_gen.config import AttributionConfig, LogsConfig, WindowConfig
+from components.log_example_gen.config import AttributionConfig, JoinConfig, LogsConfig, SamplingConfig, WindowConfig
+from components.log_example_gen.parsing import count_name, delay_name, value_name
+from components.offline_ab.config import EvidenceConfig, check_evidence
 from components.trainer.config import TrainingConfig
 from models.balancing import AnyBalancer, GramBalancer, Static
 from models.features import Feature, check_features
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
 from models.section import Section, UserError
-from models.tasks import DEFAULT_TASKS, TaskConfig, check_tasks
+from models.tasks import DEFAULT_TASKS, WEIGHT, TaskConfig, check_tasks
+from pipeline.monitor.config import MonitorConfig
+from pipeline.sweep.config import SweepConfig
+from serving.value import value_formula
 
 
 class ConfigError(UserError):
@@ -31,6 +36,11 @@ class ServingConfig(Section):
 
     model_name: str = Field("ranker", pattern=r"^[A-Za-z0-9_.-]+$", description="Name of the model for TF Serving.")
     repository: str | None = Field(None, description="Root of the model repository; ROOT/models of the run by default.")
+    value: str | None = Field(
+        None,
+        description="What signature `rank` orders candidates by: arithmetic over the probabilities and the items' "
+        "numbers, such as pctr + 20 * pctcvr. By default pctcvr, times the item's number `price` if there is one.",
+    )
 
 
 class BeamConfig(Section):
@@ -38,7 +48,8 @@ class BeamConfig(Section):
 
     options: tuple[str, ...] = Field(
         ("--runner=FnApiRunner",),
-        description="Flags such as '--runner=FnApiRunner'. The DirectRunner tries to download a binary first.",
+        description="Flags of any of Beam's runners, such as '--runner=FnApiRunner' (README, Engines). "
+        "The DirectRunner tries to download a binary first.",
     )
 
 
@@ -48,7 +59,9 @@ class Config(Section):
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="Name of the pipeline.")
     logs: LogsConfig
     attribution: AttributionConfig = AttributionConfig()
+    sampling: SamplingConfig = SamplingConfig()
     window: WindowConfig
+    join: JoinConfig = JoinConfig()
     features: Annotated[
         tuple[Feature, ...],
         Field(min_length=1, description="What the model knows of an exposure, from the columns of the exposure log."),
@@ -66,8 +79,11 @@ class Config(Section):
     validation: ValidationConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     gates: tuple[Gate, ...] = Field(default=(), description="What a candidate must reach to go into service.")
+    evidence: EvidenceConfig = EvidenceConfig()
     serving: ServingConfig = ServingConfig()
     beam: BeamConfig = BeamConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    sweep: SweepConfig = SweepConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
@@ -83,15 +99,37 @@ class Config(Section):
                 f"attribution.windows: expected a window for each event of logs.events ({', '.join(events)}), "
                 f"got {', '.join(self.attribution.windows)}"
             )
+        days = self.window.train_days + self.window.eval_days
+        if self.join.keep_days is not None and self.join.keep_days < days:
+            raise ValueError(
+                f"join.keep_days: expected at least the {days} days of the window (train_days + eval_days), "
+                f"got {self.join.keep_days}"
+            )
+        for event in self.sampling.keep:
+            if event not in events:
+                raise ValueError(f"sampling.keep: expected events of logs.events ({', '.join(events)}), got '{event}'")
         names = {f.name for f in self.features}
-        for label in (*labels, "event_time"):
+        made = [name for event in events for name in (event, count_name(event), delay_name(event))]
+        made += [value_name(event) for event, log in self.logs.events.items() if log.columns.value is not None]
+        for label in (*made, "event_time", WEIGHT):
             if label in names:
                 raise ValueError(f"features: '{label}' is the name of a label or key, expected another name")
+        lists = {f.name for f in self.features if f.kind == "id_list"}
         check_gates(self.gates, self.tasks)
+        check_evidence(self.evidence, self.tasks, self.evaluation.slices)
+        there = {*names, *self.logs.exposures.extra, *(f"{event}_value" for event in events)}
+        for column in self.evidence.extra_columns():
+            if column not in there:
+                raise ValueError(
+                    f"evidence: expected column '{column}' among the features or in logs.exposures.extra, found it in "
+                    f"neither"
+                )
         for columns in self.evaluation.slices:
             for column in columns:
                 if column not in names:
                     raise ValueError(f"evaluation.slices: expected names of features, got '{column}'")
+                if column in lists:
+                    raise ValueError(f"evaluation.slices: expected features of one value, '{column}' is an id_list")
         for column in self.validation.drift:
             if column not in names:
                 raise ValueError(f"validation.drift: expected names of features, got '{column}'")
@@ -100,6 +138,15 @@ class Config(Section):
                 section.check_tasks(tuple(t.name for t in self.tasks))
             except ValueError as error:
                 raise ValueError(f"{key}.{error}") from None
+        try:
+            self.sweep.check_tasks(self.tasks)
+        except ValueError as error:
+            raise ValueError(f"sweep.{error}") from None
+        try:
+            self.monitor.check(names)
+        except ValueError as error:
+            raise ValueError(f"monitor.{error}") from None
+        value_formula(self.serving.value, self.features, self.tasks)
         balancer = self.balancer
         if (
             self.training.strategy == "mirrored"

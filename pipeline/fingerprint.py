@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Iterator
@@ -33,8 +34,8 @@ def code_fingerprint(*modules: str, root: Path = _ROOT) -> str:
     digest = hashlib.sha256()
     for package in _PINNED:
         digest.update(f"{package}=={importlib.metadata.version(package)}\n".encode())
-    for name, tree in sorted(_reached(modules, root).items()):
-        digest.update(f"{name}\n{ast.dump(_without_docstrings(tree))}\n".encode())
+    for name, code in sorted(_reached(modules, root).items()):
+        digest.update(f"{name}\n{code}\n".encode())
     return digest.hexdigest()
 
 
@@ -43,8 +44,9 @@ def reached_modules(*modules: str, root: Path = _ROOT) -> tuple[str, ...]:
     return tuple(sorted(_reached(modules, root)))
 
 
-def _reached(modules: tuple[str, ...], root: Path) -> dict[str, ast.Module]:
-    trees: dict[str, ast.Module] = {}
+def _reached(modules: tuple[str, ...], root: Path) -> dict[str, str]:
+    """Modules by name, each with what counts of its code."""
+    found: dict[str, str] = {}
     queue = []
     for name in modules:
         if _find(name, root) is None:
@@ -53,13 +55,23 @@ def _reached(modules: tuple[str, ...], root: Path) -> dict[str, ast.Module]:
     while queue:
         name = queue.pop()
         path = _find(name, root)
-        if name in trees or path is None:  # None: a name inside a module, or a third party's
+        if name in found or path is None:  # None: a name inside a module, or a third party's
             continue
-        trees[name] = ast.parse(path.read_bytes(), filename=str(path))
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imports(trees[name], package):
-            queue += _with_parents(imported)
-    return trees
+        found[name], imported = _parsed(path.read_bytes(), package, str(path))
+        queue += imported
+    return found
+
+
+@functools.cache
+def _parsed(source: bytes, package: str, filename: str) -> tuple[str, tuple[str, ...]]:
+    """The code of a module without comments, docstrings and layout, and the modules that it may import.
+
+    Cached, because most modules are reached from several components.
+    """
+    tree = ast.parse(source, filename=filename)
+    imported = dict.fromkeys(parent for name in _imports(tree, package) for parent in _with_parents(name))
+    return ast.dump(_without_docstrings(tree)), tuple(imported)
 
 
 def _find(name: str, root: Path) -> Path | None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+import tfx_bsl.coders.batch_util  # noqa: F401  defines the flag of batches
+from absl import flags
 from ml_metadata.proto import metadata_store_pb2
 from tfx.dsl.compiler import compiler, constants
 from tfx.dsl.io import fileio
@@ -26,6 +28,8 @@ from tfx.proto.orchestration import local_deployment_config_pb2, pipeline_pb2
 from models.section import UserError
 from pipeline.progress import ComponentRun, Reporter, Silent
 from pipeline.run_folder import RunFolder
+
+_BATCHES = "tfxio_use_byte_size_batching"
 
 Outputs = dict[str, dict[str, tuple[str, ...]]]
 """Component → output key → URIs of its artifacts."""
@@ -103,6 +107,9 @@ def run_pipeline(
     ir = compiler.Compiler().compile(pipeline)
     runtime_parameter_utils.substitute_runtime_parameter(ir, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: root.run_id})
     run = _Run(ir, root, reporter or Silent(), use_cache, only)
+    # Batches of up to 8192 rows, not 1000: a fifth of StatisticsGen's CPU time.
+    if _BATCHES in flags.FLAGS:  # tfx_bsl calls it experimental
+        flags.FLAGS.set_default(_BATCHES, True)
     # TFX parses this process's arguments as flags of absl's in every component with Beam, and would take '-v' for one.
     arguments, sys.argv = sys.argv, sys.argv[:1]
     try:

@@ -15,6 +15,8 @@ from components.evaluator import Evaluator, build_eval_config
 from components.example_validator import ExampleValidator
 from components.log_example_gen import LogExampleGen
 from components.log_example_gen.config import Window
+from components.log_example_gen.executor import JoinOptions
+from components.offline_ab import OfflineABTest
 from components.promotion import Promotion
 from components.schema import CuratedSchema
 from components.trainer.config import TrainerSpec
@@ -30,7 +32,7 @@ class RunInputs:
 
     Attributes:
       window: the days.
-      inputs_fingerprint: changes with any log file that the window reads.
+      inputs_fingerprint: changes with any log file that the window reads, and with the list of forgotten users.
       schema_text: the curated schema, a Schema proto as text.
     """
 
@@ -60,6 +62,11 @@ def repository_root(config: Config, root: Path) -> str:
     return config.serving.repository or str(root / "models")
 
 
+def joined_uri(root: Path) -> str:
+    """Folder in which the joined days of a root are kept."""
+    return str(root / "joined")
+
+
 def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cache: bool = True) -> tfx.dsl.Pipeline:
     """Composes the pipeline; the same one for every runner.
 
@@ -79,6 +86,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         balancer=config.balancer,
         optimizer=config.optimizer,
         training=config.training,
+        value=config.serving.value,
     ).canonical_json()
     repository = {"repository": repository_root(config, root), "model_name": config.serving.model_name}
 
@@ -86,11 +94,14 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     examples = LogExampleGen(
         logs=config.logs.canonical_json(),
         attribution=config.attribution.canonical_json(),
+        sampling=config.sampling.canonical_json(),
         features=features,
         **window,
         inputs_fingerprint=inputs.inputs_fingerprint,
+        joined_uri=joined_uri(root),
+        join_fingerprint=code_fingerprint("components.log_example_gen.joining"),
         code_fingerprint=code_fingerprint("components.log_example_gen.executor"),
-    )
+    ).with_beam_pipeline_args(JoinOptions.flags(config.join))
     # The schema as a parameter: an edited file is never answered from the cache.
     schema = CuratedSchema(schema_text=inputs.schema_text)
     # The model in service when this window and configuration first ran. All that decides on a new model is in the
@@ -98,14 +109,16 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     decided_by = [
         features,
         trainer_spec,
-        *(s.canonical_json() for s in (config.attribution, config.validation, config.evaluation, *config.gates)),
+        config.sampling.canonical_json(),
+        *(
+            s.canonical_json()
+            for s in (config.attribution, config.validation, config.evaluation, *config.gates, config.evidence)
+        ),
         inputs.inputs_fingerprint,
         inputs.schema_text,
         _whole_code(),
     ]
-    baseline = Baseline(
-        **repository, **window, fingerprint=hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
-    )
+    baseline = Baseline(**repository, **window, fingerprint=hashlib.sha256(json.dumps(decided_by).encode()).hexdigest())
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
     # Anomalies and drift from the window of the model in service stop the run here.
     validator = ExampleValidator(
@@ -125,6 +138,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         custom_config={
             "features": features,
             "labels": labels,
+            "weighted": config.sampling.on,
             "code_fingerprint": code_fingerprint("models.preprocessing"),
         },
         disable_statistics=True,
@@ -152,11 +166,23 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         example_splits=["eval"],
         code_fingerprint=code_fingerprint("components.evaluator.executor"),
     )
+    # Both models on the same rows, and the rules on the intervals of their differences.
+    evidence = OfflineABTest(
+        examples=examples.outputs["examples"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        config=config.evidence,
+        tasks=config.tasks,
+        slices=config.evaluation.slices,
+        splits=["eval"],
+        code_fingerprint=code_fingerprint("components.offline_ab.executor"),
+    )
     promotion = Promotion(
         model=trainer.outputs["model"],
         baseline=baseline.outputs["model"],
         blessing=evaluator.outputs["blessing"],
         evaluation=evaluator.outputs["evaluation"],
+        evidence=evidence.outputs["evidence"],
         statistics=statistics.outputs["statistics"],
         **repository,
         window=inputs.window.canonical_json(),
@@ -165,15 +191,18 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(root / "artifacts"),
-        components=[examples, schema, baseline, statistics, validator, transform, trainer, evaluator, promotion],
+        components=[
+            *(examples, schema, baseline, statistics, validator, transform, trainer, evaluator, evidence, promotion)
+        ],
         enable_cache=enable_cache,
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(root / "metadata.sqlite")
         ),
         beam_pipeline_args=[
-            *config.beam.options,
-            # Any value keeps TFX from building a source distribution for every component with Beam.
+            # Any value keeps TFX from building a source distribution for every component with Beam. An image among the
+            # options comes later, and counts.
             "--sdk_container_image=seesaw",
+            *config.beam.options,
         ],
     )
 
@@ -184,5 +213,6 @@ def _whole_code() -> str:
         "components.example_validator.executor",
         "components.trainer.run_fn",
         "components.evaluator.executor",
+        "components.offline_ab.executor",
         "components.promotion.executor",
     )

@@ -13,6 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from components.evaluator import TaskMetrics, read_summary
+from components.log_example_gen.page import PAGE_FILE
+from components.offline_ab import Evidence, read_evidence
+from components.offline_ab.document import Estimate
+from components.offline_ab.page import PAGE_FILE as EVIDENCE_PAGE
 from components.promotion import Verdict, read_verdict
 from models.features import Feature
 from models.tasks import outputs as chain_outputs
@@ -48,6 +52,7 @@ class Summary:
     Attributes:
       result: states of the components.
       candidate, baseline: metrics of the candidate, and of the model in service where it was compared.
+      evidence: comparison of both on the same rows.
       verdict: what was decided.
       model_name: name of the model in the repository.
       served: version in service now, None for none.
@@ -59,6 +64,7 @@ class Summary:
     result: RunResult
     candidate: list[TaskMetrics]
     baseline: list[TaskMetrics]
+    evidence: Evidence
     verdict: Verdict
     model_name: str
     served: Version | None
@@ -83,6 +89,7 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
         result=result,
         candidate=read_summary(str(evaluation)),
         baseline=read_summary(str(evaluation), model="baseline"),
+        evidence=read_evidence(result.output("OfflineABTest", "evidence")),
         verdict=read_verdict(str(result.output("Promotion", "promotion"))),
         model_name=config.serving.model_name,
         served=served,
@@ -91,7 +98,8 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
         places={
             "model repository": repository.path,
             "evaluation": evaluation,
-            "reconciliation": result.output("LogExampleGen", "report"),
+            "evidence": result.output("OfflineABTest", "evidence") / EVIDENCE_PAGE,
+            "reconciliation": result.output("LogExampleGen", "report") / PAGE_FILE,
             "training": training,
             "training record": training / "training.json",
             "training plot": training / "training.png",
@@ -180,7 +188,8 @@ def render(summary: Summary, console: Console) -> None:
 
 
 def _metrics(summary: Summary) -> Table:
-    before = {m.task: m for m in summary.baseline}
+    gains = {r.task: r.difference for r in summary.evidence.metrics if r.metric == "auc" and not r.slice}
+    compared = summary.evidence.baseline is not None
     table = Table(
         title="candidate on the evaluation days",
         title_justify="left",
@@ -191,16 +200,24 @@ def _metrics(summary: Summary) -> Table:
     )
     table.add_column("task", no_wrap=True)
     columns = ["rows", "base rate", "AUC", "log loss", "calibration"]
-    if before:
-        columns.append(f"AUC of v{summary.verdict.baseline}")
+    if compared:
+        columns.append(f"AUC over v{summary.verdict.baseline}'s")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for m in summary.candidate:
         cells = [f"{m.rows:,}", f"{m.base_rate:.4f}", f"{m.auc:.4f}", f"{m.log_loss:.4f}", f"{m.calibration:.3f}"]
-        if before:
-            cells.append(f"{before[m.task].auc:.4f}" if m.task in before else "")
+        if compared:
+            cells.append(_gain(gains.get(m.task)))
         table.add_row(m.task, *cells)
     return table
+
+
+def _gain(difference: Estimate | None) -> str:
+    if difference is None or difference.value is None:
+        return ""
+    if difference.low is None or difference.high is None:
+        return f"{difference.value:+.4f}"
+    return f"{difference.value:+.4f} ± {(difference.high - difference.low) / 2:.4f}"
 
 
 def _decision(verdict: Verdict) -> str:

@@ -40,21 +40,23 @@ def raw_rows(rows: int, seed: int = 0) -> list[dict[str, list]]:
                 "stock": [float(rng.integers(0, 100))],
                 "click": [click],
                 "purchase": [int(click and rng.random() < 0.5)],
+                "weight": [4.0 if click else 1.0 + i % 2],
             }
         )
     made.append(made[0] | {"item": [b"once"]})
     return made
 
 
-def raw_schema():
-    """The Schema proto of `raw_rows`, every column of any length as the curated schema has it."""
+def raw_schema(features=FEATURES):
+    """The Schema proto of rows with these features and the labels, every column of any length."""
     import tensorflow as tf
     from tensorflow_transform.tf_metadata import schema_utils
 
     from models.preprocessing import raw_dtype
 
-    spec = {f.name: tf.io.VarLenFeature(raw_dtype(f)) for f in FEATURES}
+    spec = {f.name: tf.io.VarLenFeature(raw_dtype(f)) for f in features}
     spec |= {name: tf.io.VarLenFeature(tf.int64) for name in LABELS}
+    spec["weight"] = tf.io.VarLenFeature(tf.float32)
     return schema_utils.schema_from_feature_spec(spec)
 
 
@@ -65,14 +67,14 @@ def serialize(row: dict[str, list]) -> bytes:
     for name, values in row.items():
         if name in LABELS:
             features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-        elif name in ("price", "age", "hour", "stock"):
+        elif name in ("price", "age", "hour", "stock", "weight") or (values and isinstance(values[0], float)):
             features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
         else:
             features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def fit_transform(rows: list[dict[str, list]], folder: Path):
+def fit_transform(rows: list[dict[str, list]], folder: Path, features=FEATURES):
     """Runs the project's preprocessing_fn on the rows, as the Transform component does.
 
     Returns:
@@ -87,15 +89,15 @@ def fit_transform(rows: list[dict[str, list]], folder: Path):
 
     from models.preprocessing import features_to_json, preprocessing_fn
 
-    config = {"features": features_to_json(FEATURES), "labels": list(LABELS)}
-    io = tf_example_record.TFExampleBeamRecord(physical_format="inmem", schema=raw_schema())
+    config = {"features": features_to_json(features), "labels": list(LABELS), "weighted": True}
+    io = tf_example_record.TFExampleBeamRecord(physical_format="inmem", schema=raw_schema(features))
     with beam.Pipeline(runner=FnApiRunner()) as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
         batches = pipeline | beam.Create([serialize(r) for r in rows]) | io.BeamSource()
         transform_fn = (batches, io.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(
             lambda inputs: preprocessing_fn(inputs, config)
         )
         transform_fn | tft_beam.WriteTransformFn(str(folder / "transform"))
-    raw_metadata = dataset_metadata.DatasetMetadata(raw_schema())
+    raw_metadata = dataset_metadata.DatasetMetadata(raw_schema(features))
     metadata_io.write_metadata(raw_metadata, str(folder / "transform" / tft.TFTransformOutput.RAW_METADATA_DIR))
     return tft.TFTransformOutput(str(folder / "transform"))
 

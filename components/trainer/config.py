@@ -67,3 +67,4 @@ class TrainerSpec(Section):
     balancer: AnyBalancer
     optimizer: OptimizerConfig
     training: TrainingConfig
+    value: str | None = None

@@ -11,6 +11,7 @@ import tensorflow_transform as tft
 
 from components.trainer.config import TrainingConfig
 from models.features import Feature
+from models.tasks import WEIGHT
 
 _READ_AT_ONCE = 10_000
 _PIECE = 256
@@ -19,12 +20,15 @@ _PIECE = 256
 class Examples:
     """The rows of some files, as batches ({feature: tensor}, labels float32 [batch, K]).
 
+    With weights there is a third part, float32 [batch, K].
+
     Args:
       patterns: the files.
       transform: what wrote them.
       features: which columns to read.
       labels: columns of the labels, in the order of the chain.
       training: batch size, seed, shuffling and caching.
+      weighted: give weights too.
     """
 
     def __init__(
@@ -34,9 +38,12 @@ class Examples:
         features: tuple[Feature, ...],
         labels: list[str],
         training: TrainingConfig,
+        *,
+        weighted: bool = False,
     ):
         spec = transform.transformed_feature_spec()
-        self._spec = {name: spec[name] for name in (*(f.name for f in features), *labels)}
+        weights = [WEIGHT] if weighted else []
+        self._spec = {name: spec[name] for name in (*(f.name for f in features), *labels, *weights)}
         self._labels = labels
         self._training = training
         self._files, self._compression = _files(patterns)
@@ -96,10 +103,11 @@ class Examples:
         )
 
     def _parsed(self, batches: tf.data.Dataset, read: Callable = tf.identity) -> tf.data.Dataset:
-        def parse(some: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        def parse(some: tf.Tensor) -> tuple:
             parsed = tf.io.parse_example(read(some), self._spec)
             targets = tf.stack([tf.cast(parsed.pop(label), tf.float32) for label in self._labels], axis=1)
-            return parsed, targets
+            weights = parsed.pop(WEIGHT, None)
+            return (parsed, targets) if weights is None else (parsed, targets, weights)
 
         options = tf.data.Options()
         # The autotuner can stall for seconds at the end of a pass; parallelism is explicit instead.

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import time
+from typing import Protocol
 
 import numpy as np
+import tensorflow as tf
 
 from components.trainer.checkpoints import Checkpoints
 from components.trainer.config import TrainingConfig
 from components.trainer.guard import FiniteGuard
-from components.trainer.input import Examples
 from components.trainer.record import TrainingRecord
 from models.ranker import Ranker
 from models.section import UserError
 
 
+class Batches(Protocol):
+    """Rows to train on."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, skip: int = 0) -> tf.data.Dataset:
+        """The batches of an epoch from number `skip` on: ({feature: tensor}, labels float32 [batch, K])."""
+
+
 def train(
-    ranker: Ranker, examples: Examples, record: TrainingRecord, checkpoints: Checkpoints, training: TrainingConfig
+    ranker: Ranker, examples: Batches, record: TrainingRecord, checkpoints: Checkpoints, training: TrainingConfig
 ) -> None:
     """Trains a compiled ranker from step `record.steps` to the end of the last epoch.
 

@@ -29,7 +29,7 @@ class TrainingRecord:
       seconds: time spent in them.
       warm_start: what was carried over from the model in service.
       resumed_at: steps from which the run went on after an interruption.
-      evaluation: losses on the evaluation days.
+      evaluation: losses and metrics on the evaluation days.
     """
 
     def __init__(self, folder: Path, ranker: Ranker, *, log_every: int):
@@ -68,9 +68,17 @@ class TrainingRecord:
 
     def write(self) -> None:
         """Writes training.json and training.png, and closes the TensorBoard events."""
+        written = self.document()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "training.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
+        plot(written, self.folder / "training.png")
+        self._writer.close()
+
+    def document(self) -> dict[str, Any]:
+        """What training.json holds."""
         ranker = self._ranker
         names = self._tasks
-        written = {
+        return {
             "tasks": names,
             "steps": self.steps,
             "seconds": round(self.seconds, 2),
@@ -97,10 +105,6 @@ class TrainingRecord:
             },
             "windows": self.windows,
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "training.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
-        plot(written, self.folder / "training.png")
-        self._writer.close()
 
     def _window(self) -> dict[str, Any]:
         ranker, names = self._ranker, self._tasks

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 import tf_keras as keras
@@ -20,12 +21,13 @@ from components.trainer.loop import train
 from components.trainer.record import TrainingRecord
 from models.preprocessing import table_rows
 from models.ranker import Ranker
+from models.tasks import WEIGHT
 from serving.signatures import export
 from serving.warm_start import warm_start
 
 
 def run_fn(fn_args: FnArgs) -> None:
-    """Trains on the `train` split, reports the losses on the `eval` split, exports the SavedModel.
+    """Trains on the `train` split, reports losses and metrics on the `eval` split, exports the SavedModel.
 
     Where an earlier attempt at the same run was interrupted, training goes on from its last checkpoint.
 
@@ -42,7 +44,9 @@ def run_fn(fn_args: FnArgs) -> None:
     keras.utils.set_random_seed(training.seed)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
     labels = [t.label for t in spec.tasks]
-    examples = Examples(fn_args.train_files, transform, spec.features, labels, training)
+    # Evaluation days are whole: only the rows of training days stand for others too.
+    weighted = WEIGHT in transform.transformed_feature_spec()
+    examples = Examples(fn_args.train_files, transform, spec.features, labels, training, weighted=weighted)
     evaluation = Examples(
         fn_args.eval_files, transform, spec.features, labels, training.model_copy(update={"cache": False})
     )
@@ -74,13 +78,14 @@ def run_fn(fn_args: FnArgs) -> None:
     logging.info("Warm start: %s.", record.warm_start)
 
     train(ranker, examples, record, checkpoints, training)
-    losses = ranker.evaluate(evaluation.in_order(), verbose=0, return_dict=True)
-    record.evaluation = {k: float(v) for k, v in losses.items()}
-    refuse_divergence(record.evaluation)
+    found = ranker.evaluate(evaluation.in_order(), verbose=0, return_dict=True)
+    refuse_divergence({mean.name: float(found[mean.name]) for mean in ranker.loss_means})
+    # An AUC is not defined where the evaluation days lack a class.
+    record.evaluation = {name: float(value) for name, value in found.items() if np.isfinite(value)}
     record.write()
     shown = json.dumps(record.evaluation)
-    logging.info("Trained %d steps in %.0f s; losses on the evaluation days: %s.", record.steps, record.seconds, shown)
-    export(ranker, transform, spec.features, fn_args.serving_model_dir, model)
+    logging.info("Trained %d steps in %.0f s; on the evaluation days: %s.", record.steps, record.seconds, shown)
+    export(ranker, transform, spec.features, fn_args.serving_model_dir, model, spec.value)
     checkpoints.delete()
 
 

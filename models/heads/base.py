@@ -10,6 +10,7 @@ from pydantic import Field, PositiveInt
 
 from models.replicas import sum_over_replicas
 from models.section import Section
+from models.sides import Dense, Stack
 from models.tasks import TaskConfig
 from models.trunks.base import Activation, DenseStack, Normalization
 
@@ -54,7 +55,7 @@ class Heads(keras.layers.Layer):
         self.tasks = tasks
         self.towers = []
         for k, task in enumerate(tasks):
-            tower = keras.Sequential(name=f"tower_{task.name}")
+            tower = Stack(name=f"tower_{task.name}")
             if units := (config.towers or {}).get(task.name, config.tower):
                 stack = DenseStack(
                     units=units,
@@ -64,7 +65,7 @@ class Heads(keras.layers.Layer):
                 )
                 tower.add(stack.build("hidden", seed=seed + 1000 * k))
             initializer = keras.initializers.GlorotUniform(seed=seed + 1000 * k + 999)
-            tower.add(keras.layers.Dense(1, kernel_initializer=initializer, name="logit"))
+            tower.add(Dense(1, kernel_initializer=initializer, name="logit"))
             self.towers.append(tower)
 
     def call(self, representations: list[tf.Tensor], training: bool = False) -> list[tf.Tensor]:
@@ -78,37 +79,47 @@ class Heads(keras.layers.Layer):
         """Per task, the probability on which its loss is taken."""
         raise NotImplementedError
 
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        """Per task, the step whose rows its loss is over: all rows for step 0, else those with the label before it."""
+        raise NotImplementedError
+
     def losses_per_row(self, logits: list[tf.Tensor], labels: list[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
         """Per task, the loss [batch] of each row and the mask [batch] of the rows in its sample space."""
         raise NotImplementedError
 
     def task_losses(
-        self, logits: list[tf.Tensor], labels: list[tf.Tensor], row_weights: tf.Tensor | None = None
+        self, logits: list[tf.Tensor], labels: list[tf.Tensor], weights: tf.Tensor | None = None
     ) -> list[tf.Tensor]:
         """Mean loss of each task over its sample space, K scalars; 0 for a task without a row in the batch.
+
+        With weights it is Σ w·loss / rows. Given the number of rows its expectation is the one over all data times
+        the mean weight, a constant. Over Σ w it would not be: sum and weights go up and down together from batch to
+        batch, so that batches of light rows, which are the positives, would count for more than their share, and
+        the probabilities be off by a part of the order of 1 / rows.
 
         On one of several replicas, its part of the mean over the batch of all of them.
 
         Args:
           logits: K tensors [batch], float32.
           labels: K tensors [batch], float32 in {0, 1}; NaN where a label is missing.
-          row_weights: [batch] float32, 1 for each row by default.
+          weights: [batch, K] float32, of each row among those that reached a step; 1 by default.
         """
         missing = [tf.math.is_nan(y) for y in labels]
         filled = [tf.where(m, 0.0, y) for m, y in zip(missing, labels)]
         sums, counts = [], []
-        for k, (per_row, mask) in enumerate(self.losses_per_row(logits, filled)):
+        for k, ((per_row, mask), space) in enumerate(zip(self.losses_per_row(logits, filled), self.spaces)):
             # A row's loss reads the labels down to its own step.
-            weights = tf.where(tf.reduce_any(tf.stack(missing[: k + 1]), axis=0), 0.0, mask)
-            if row_weights is not None:
-                weights *= row_weights
-            # Not per_row * weights: a row outside the sample space must not turn 0 * inf into NaN.
-            sums.append(tf.reduce_sum(tf.where(weights > 0, weights * per_row, 0.0)))
-            counts.append(tf.reduce_sum(weights))
+            counted = tf.where(tf.reduce_any(tf.stack(missing[: k + 1]), axis=0), 0.0, mask)
+            if weights is not None:
+                per_row *= weights[:, space]
+            # Not per_row * counted: a row outside the sample space must not turn 0 * inf into NaN.
+            sums.append(tf.reduce_sum(tf.where(counted > 0, per_row, 0.0)))
+            counts.append(tf.reduce_sum(counted))
         return [tf.math.divide_no_nan(s, n) for s, n in zip(sums, sum_over_replicas(counts))]
 
-    def penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
-        """A loss on the outputs, added outside the balancing; None without one.
+    def penalty(self, logits: list[tf.Tensor], weights: tf.Tensor | None = None) -> tf.Tensor | None:
+        """A loss on the outputs, added outside the balancing; None without one. Arguments as in `task_losses`.
 
         On one of several replicas, its part of the loss over all of them.
         """

@@ -35,6 +35,10 @@ class EntireSpace(Heads):
     def loss_names(self) -> tuple[str, ...]:
         return (self.tasks[0].name, *(str(t.joint) for t in self.tasks[1:]))
 
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        return (0,) * len(self.tasks)
+
     def losses_per_row(self, logits: list[tf.Tensor], labels: list[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
         log_p = list(itertools.accumulate(tf.math.log_sigmoid(a) for a in logits))
         # The first step's complement is a plain sigmoid: exact also where its probability rounds to 1.

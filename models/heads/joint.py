@@ -49,17 +49,22 @@ class Joint(Heads):
     def loss_names(self) -> tuple[str, ...]:
         return (self.tasks[0].name, *(str(t.joint) for t in self.tasks[1:]))
 
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        return (0,) * len(self.tasks)
+
     def losses_per_row(self, logits: list[tf.Tensor], labels: list[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
         return [
             (tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=a), tf.ones_like(y))
             for y, a in zip(labels, logits)
         ]
 
-    def penalty(self, logits: list[tf.Tensor]) -> tf.Tensor | None:
+    def penalty(self, logits: list[tf.Tensor], weights: tf.Tensor | None = None) -> tf.Tensor | None:
         if not self.calibrator:
             return None
         p = [tf.sigmoid(a) for a in logits]
-        excess = tf.add_n([tf.reduce_sum(tf.nn.relu(later - before)) for before, later in itertools.pairwise(p)])
+        per_row = tf.add_n([tf.nn.relu(later - before) for before, later in itertools.pairwise(p)])
+        excess = tf.reduce_sum(per_row if weights is None else per_row * weights[:, 0])
         (rows,) = sum_over_replicas([tf.cast(tf.shape(logits[0])[0], tf.float32)])
         return self.calibrator * tf.math.divide_no_nan(excess, rows)
 

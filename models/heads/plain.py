@@ -26,6 +26,10 @@ class Plain(Heads):
     def loss_names(self) -> tuple[str, ...]:
         return tuple(t.name for t in self.tasks)
 
+    @property
+    def spaces(self) -> tuple[int, ...]:
+        return tuple(range(len(self.tasks)))
+
     def losses_per_row(self, logits: list[tf.Tensor], labels: list[tf.Tensor]) -> list[tuple[tf.Tensor, tf.Tensor]]:
         reached = [tf.ones_like(labels[0]), *labels[:-1]]
         return [

@@ -43,12 +43,28 @@ _USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "registe
 _USER_IDS = ("is_live_streamer", "is_video_author", *(f"onehot_feat{i}" for i in range(18)))
 _EXPECTED = {
     _IMPRESSIONS: (
-        "user_id", "video_id", "date", "time_ms", "is_click", "long_view", "play_time_ms", "duration_ms", "tab",
+        "user_id",
+        "video_id",
+        "date",
+        "time_ms",
+        "is_click",
+        "long_view",
+        "play_time_ms",
+        "duration_ms",
+        "tab",
     ),
     _USERS: ("user_id", "user_active_degree", *_USER_NUMBERS, *_USER_IDS),
     _VIDEOS: (
-        "video_id", "author_id", "video_type", "upload_dt", "upload_type", "server_width", "server_height",
-        "music_id", "music_type", "tag",
+        "video_id",
+        "author_id",
+        "video_type",
+        "upload_dt",
+        "upload_type",
+        "server_width",
+        "server_height",
+        "music_id",
+        "music_type",
+        "tag",
     ),
     _SEQUENCES: ("user_id", "history_len", "last_time_ms", "watch_seq", "like_seq", "long_watch_seq"),
 }
@@ -87,9 +103,7 @@ def convert(source: Path, out: Path) -> dict[str, Any]:
         return json.loads((out / "summary.json").read_text())
 
     impressions = _impressions(_read(source, _IMPRESSIONS))
-    exposures = _exposures(
-        impressions, _read(source, _USERS), _read(source, _VIDEOS), _read(source, _SEQUENCES)
-    )
+    exposures = _exposures(impressions, _read(source, _USERS), _read(source, _VIDEOS), _read(source, _SEQUENCES))
     clicks, purchases = _events(impressions)
     logs = {"exposures": exposures, "clicks": clicks, "purchases": purchases}
     summary = _summary(impressions, logs)
@@ -210,9 +224,7 @@ def _histories(sequences: pa.Table, first_impression: pd.Series) -> pa.Table:
     sequences = sequences.filter(pa.array(~(last >= first)))
     watched, long_watched = sequences["watch_seq"].to_pylist(), sequences["long_watch_seq"].to_pylist()
     # Both lists are cut to 50, so the share is that of the watched ones that were also watched long.
-    share = [
-        np.isin(seen, long).mean() if seen else None for seen, long in zip(watched, long_watched)
-    ]
+    share = [np.isin(seen, long).mean() if seen else None for seen, long in zip(watched, long_watched)]
     return pa.table(
         {
             "user_id": sequences["user_id"],

@@ -115,13 +115,41 @@ def test_rows_with_a_missing_label_do_not_count():
     np.testing.assert_allclose(some[0], whole[0], rtol=1e-6)
 
 
-def test_row_weights_are_the_weights_of_a_mean():
-    heads = EntireSpaceConfig(name="entire_space").build(DEFAULT_TASKS, seed=0)
-    a, b = tf.constant([0.3, -0.2]), tf.constant([0.1, 1.0])
-    y = [tf.constant([1.0, 0.0]), tf.constant([1.0, 0.0])]
-    weighted = heads.task_losses([a, b], y, tf.constant([2.0, 1.0]))
-    repeated = heads.task_losses([tf.gather(x, [0, 0, 1]) for x in (a, b)], [tf.gather(x, [0, 0, 1]) for x in y])
-    np.testing.assert_allclose(weighted, repeated, rtol=1e-6)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_a_weight_is_a_number_of_rows(config):
+    heads = config.build(DEFAULT_TASKS, seed=0)
+    a, b = tf.constant([0.3, -0.2, 0.7]), tf.constant([0.1, 1.0, 0.4])
+    y = [tf.constant([1.0, 0.0, 1.0]), tf.constant([1.0, 0.0, 0.0])]
+    times = np.array([1, 3, 2])
+    repeated = np.repeat(np.arange(3), times)
+    # Divided by the mean of those that reached the step: all rows, and the first and third.
+    weights = np.stack([times / times.mean(), times / times[[0, 2]].mean()], axis=1).astype(np.float32)
+    some = heads.task_losses([a, b], y, tf.constant(weights))
+    all_rows = heads.task_losses([tf.gather(x, repeated) for x in (a, b)], [tf.gather(x, repeated) for x in y])
+    np.testing.assert_allclose(some, all_rows, rtol=1e-6)
+    penalty = heads.penalty([a, b], tf.constant(weights))
+    of_all = heads.penalty([tf.gather(x, repeated) for x in (a, b)])
+    assert (penalty is None) == (of_all is None) == (config.name != "joint")
+    if penalty is not None:
+        np.testing.assert_allclose(penalty, of_all, rtol=1e-6)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.name)
+def test_weighted_losses_of_batches_add_up_to_those_of_all_rows(config):
+    """What keeps probabilities calibrated: a weight counts the same, whatever rows are in its batch."""
+    heads = config.build(DEFAULT_TASKS, seed=0)
+    rng = np.random.default_rng(0)
+    click = np.repeat([0, 1], 6)
+    y = np.stack([click, click * rng.integers(0, 2, 12)], axis=1).astype(np.float32)
+    logits, weights = rng.normal(size=(12, 2)).astype(np.float32), rng.exponential(size=(12, 2)).astype(np.float32)
+    # Each with as many rows that reached the second step as the other.
+    halves = np.arange(0, 12, 2), np.arange(1, 12, 2)
+
+    def losses(rows):
+        columns = [[tf.constant(x[rows, k]) for k in (0, 1)] for x in (logits, y)]
+        return np.array(heads.task_losses(*columns, tf.constant(weights[rows])))
+
+    np.testing.assert_allclose((losses(halves[0]) + losses(halves[1])) / 2, losses(np.arange(12)), rtol=1e-5)
 
 
 def test_log1mexp_equals_float64_and_has_finite_gradients():

@@ -34,6 +34,13 @@ def test_shapes_and_types(transformed, rows):
         assert transformed[label].tolist() == [r[label][0] for r in rows]
 
 
+def test_weights_have_the_mean_1_over_the_rows_that_reached_a_step(transformed, rows):
+    weights = np.array([row["weight"][0] for row in rows])
+    clicked = np.array([row["click"][0] for row in rows]) == 1
+    expected = np.stack([weights / weights.mean(), weights / weights[clicked].mean()], axis=1)
+    np.testing.assert_allclose(transformed["weight"], expected, rtol=1e-5)
+
+
 def test_ids_are_missing_known_or_out_of_vocabulary(transform, transformed, rows):
     known = {token: i + 1 for i, token in enumerate(transform.vocabulary_by_name(vocabulary_name("item")))}
     assert b"once" not in known  # seen once, and min_count is 2

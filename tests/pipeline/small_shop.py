@@ -66,6 +66,9 @@ CONFIG = {
         {"task": "ctr", "metric": "log_loss", "not_worse_by": 0.05},
         {"task": "ctcvr", "metric": "auc", "at_least": 0.2},
     ],
+    "evidence": {
+        "replicates": 100, "price": "price", "rules": [{"task": "ctr", "metric": "auc", "not_worse_by": 0.1}],
+    },
     "serving": {"model_name": "ranker"},
 }  # fmt: skip
 

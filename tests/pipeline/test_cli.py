@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 import yaml
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -17,6 +22,7 @@ from models.section import UserError, parse_duration
 from pipeline.cli import app
 from pipeline.run_folder import RunFolder
 from pipeline.simulator import DirtConfig, SimulationConfig
+from tests.components.log_example_gen.log_files import parse_example
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "pipeline" / "configs" / "demo.yaml"
@@ -78,7 +84,8 @@ def test_help_does_not_wait_for_tensorflow():
 
 def test_commands():
     assert set(commands()) == {
-        "run", "check", "schema", "simulate", "dataset kuairand", "config schema", "config show",
+        "run", "check", "schema", "join", "compare", "forget", "sweep", "monitor", "simulate", "serve", "rollback",
+        "prune", "loadtest", "dataset kuairand", "config schema", "config show",
     }  # fmt: skip
 
 
@@ -233,7 +240,7 @@ def test_check(config, logs, columns):
     truth = json.loads((logs / "truth" / "truth.json").read_text())
     kinds = truth["rows"]["exposures"]
     rejected = [line.split() for line in lines if line.startswith("exposures") and "part-" in line]
-    reasons = {"bad_time", "missing_value", "missing_column", "malformed_row"}
+    reasons = {"bad_time", "time_out_of_range", "missing_value", "missing_column", "malformed_row"}
     assert {cells[2] for cells in rejected} <= reasons
     assert 0 < sum(int(cells[1]) for cells in rejected) <= kinds["malformed"] + kinds["missing_column"]
     assert "evaluation days  2026-01-06" in shown  # 8 days less 1 day and 30 minutes until purchases are final
@@ -279,6 +286,78 @@ def test_schema(config, tmp_path):
         [f"{i}/2]", name] for i, name in ((1, "LogExampleGen"), (2, "StatisticsGen")) for _ in range(2)
     ]  # fmt: skip
     assert 'name: "click"' in path.read_text()
+
+
+@pytest.mark.slow
+def test_forget(config, tmp_path):
+    root = tmp_path / "root"
+    refused = invoke("forget", "--root", config.parent)
+    assert refused.exit_code == 1
+    assert "--user ID or --users-file FILE" in refused.stderr
+    made = invoke("schema", "--config", config, "--root", root, "--force")
+    assert made.exit_code == 0, made.stderr
+    (examples,) = (root / "artifacts/LogExampleGen/examples").iterdir()
+    users = Counter(
+        tf.train.Example.FromString(record.numpy()).features.feature["user_id"].bytes_list.value[0].decode()
+        for record in tf.data.TFRecordDataset([str(f) for f in examples.glob("Split-*/*")])
+    )
+    (first, rows), (second, more) = users.most_common(2)
+    (tmp_path / "users.txt").write_text(f"{second}\n\n")
+    result = invoke("forget", "--root", root, "--user", first, "--users-file", tmp_path / "users.txt")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"2 users forgotten: {rows + more} examples of ")
+    assert sum(int(line.split()[1]) for line in lines if re.match(r"\d{4}-\d\d-\d\d ", line)) == rows + more
+    # What is left of them: the examples of the run, and what was made of these or together with them.
+    held = {line.split(":")[0].strip(): line.split(": ")[1] for line in lines if str(root) in line}
+    assert held["Examples"] == f"{examples} ({rows + more} rows)"
+    assert set(held) == {"Examples", "LogReport", "ExampleStatistics"}
+    # The next run does not take its examples from the cache.
+    again = invoke("schema", "--config", config, "--root", root, "--force")
+    assert "cached" not in again.stdout
+    assert len([*(root / "artifacts/LogExampleGen/examples").iterdir()]) == 2
+
+
+def test_join(config, tmp_path):
+    """The rows are those that a run trains on, in both forms, and the folder holds nothing else."""
+    parquet, records = tmp_path / "parquet", tmp_path / "records"
+    done = invoke("join", "--config", config, "--out", parquet)
+    assert done.exit_code == 0, done.stderr
+    assert sorted(p.name for p in parquet.iterdir()) == ["Split-eval", "Split-train", "report"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config", "parquet"]
+    counts = json.loads((parquet / "report/report.json").read_text())["examples"]
+    again = invoke("join", "--config", config, "--out", records, "--format", "tfrecord")
+    assert again.exit_code == 0, again.stderr
+    for split, found in counts.items():
+        rows = pq.read_table(parquet / f"Split-{split}").to_pylist()
+        assert len(rows) == found["rows"] > 0
+        assert {label: sum(row[label] for row in rows) for label in found["labels"]} == found["labels"]
+        files = sorted(str(f) for f in (records / f"Split-{split}").iterdir())
+        examples = [parse_example(r.numpy()) for r in tf.data.TFRecordDataset(files)]
+        for name in ("request_id", "item_id", "country"):
+            assert [e[name][0].decode() for e in examples] == [row[name] for row in rows]
+        for name in ("price", "event_time", "click", "purchase_value"):
+            values = [e[name][0] if e[name] else None for e in examples]
+            assert values == [np.float32(row[name]) if isinstance(row[name], float) else row[name] for row in rows]
+    refused = invoke("join", "--config", config, "--out", parquet)
+    assert refused.exit_code == 1
+    assert "is there already" in refused.stderr
+
+
+def test_join_leaves_forgotten_users_out_and_nothing_behind(config, tmp_path):
+    from components.log_example_gen.forgotten import NOBODY
+
+    assert invoke("join", "--config", config, "--out", tmp_path / "all").exit_code == 0
+    users = pq.read_table(tmp_path / "all/Split-train", columns=["user_id"]).column(0).to_pylist()
+    (tmp_path / "root/joined").mkdir(parents=True)
+    NOBODY.with_users(users[:1]).write(str(tmp_path / "root/joined"))
+    done = invoke("join", "--config", config, "--out", tmp_path / "fewer", "--root", tmp_path / "root")
+    assert done.exit_code == 0, done.stderr
+    left = pq.read_table(tmp_path / "fewer/Split-train", columns=["user_id"]).column(0).to_pylist()
+    assert left == [user for user in users if user != users[0]]
+    failed = invoke("join", "--config", config, "--out", tmp_path / "none", "--set", "logs.exposures.path=x/{date}")
+    assert failed.exit_code == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["all", "config", "fewer", "root"]
 
 
 # Runs

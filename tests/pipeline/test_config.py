@@ -53,10 +53,26 @@ MISTAKES = {
     ),
     "unknown key of a log": (
         "logs.events.click.colums={}",
-        r"logs\.events\.click\.colums: .* path, format, time_unit, columns$",
+        r"logs\.events\.click\.colums: .* path, .*format, time_unit, columns",
     ),
     "wrong type": ("training.epochs=two", r"training\.epochs: expected a valid integer, got \"two\""),
     "number as text": ("training.batch_size='512'", r"training\.batch_size: expected a valid integer, got \"512\""),
+    "evidence on no column": (
+        "evidence={price: cost}",
+        r"evidence: expected column 'cost' among the features or in logs\.exposures\.extra, found it in neither",
+    ),
+    "rule on no task": (
+        "evidence={rules: [{task: buy, metric: auc, better_by: 0}]}",
+        r"evidence\.rules\[0\]\.task: expected one of ctr, cvr, ctcvr, got 'buy'",
+    ),
+    "rule of two kinds": (
+        "evidence={rules: [{task: ctr, metric: auc, better_by: 0, not_worse_by: 0.1}]}",
+        r"evidence\.rules\[0\]: expected exactly one of better_by and not_worse_by",
+    ),
+    "rule on no slice": (
+        "evidence={rules: [{task: ctr, metric: auc, better_by: 0, slice: {tab: a}}]}",
+        r"evidence\.rules\[0\]\.slice: expected the columns of one of evaluation\.slices \(none\), got tab",
+    ),
     "out of range": ("training.batch_size=0", r"training\.batch_size: expected greater than 0, got 0"),
     "no such kind": ("features.0.kind=word", r"features\[0\]\.kind: expected one of .*'id_list'.*, got 'word'"),
     "no such trunk": (
@@ -83,6 +99,33 @@ MISTAKES = {
     "window of no event": (
         "attribution.windows={click: 1h}",
         r"attribution\.windows: expected a window for each event",
+    ),
+    "touch of no event": (
+        "attribution={windows: {click: 1h, purchase: 1d}, touch: {buy: last_touch}}",
+        r"attribution: touch: expected events among click, purchase, got 'buy'",
+    ),
+    "no such touch": ("attribution.touch.click=any", r"attribution\.touch\.click: expected one of 'last_touch' or"),
+    "no key of an event": (
+        "logs.events.purchase.columns={request_id: null}",
+        r"logs\.events\.purchase\.columns: expected either request_id, or .*got request_id: null and user_id: null",
+    ),
+    "joined days of less than a window": (
+        "join.keep_days=1",
+        r"join\.keep_days: expected at least the \d+ days of the window \(train_days \+ eval_days\), got 1",
+    ),
+    "no memory": ("join.memory_gib=0", r"join\.memory_gib: .*greater than 0, got 0"),
+    "sample of no event": (
+        "sampling.keep={order: 0.5}",
+        r"sampling\.keep: expected events of logs\.events \(click, purchase\), got 'order'",
+    ),
+    "sample of nothing": ("sampling.keep.click=0", r"sampling\.keep\.click: .*greater than 0, got 0"),
+    "feature named as a count": (
+        "features.0={name: click_count, kind: number, side: user}",
+        r"features: 'click_count' is the name of a label or key",
+    ),
+    "feature named as the weight": (
+        "features.0={name: weight, kind: number, side: user}",
+        r"features: 'weight' is the name of a label or key",
     ),
     "tasks beside the events": (
         "tasks=[{name: ctr, label: click}, {name: cvr, label: order, joint: ctcvr}]",
@@ -145,6 +188,12 @@ def test_mistakes_name_the_key_what_was_expected_and_what_came(file, override, m
     with pytest.raises(ConfigError, match=message) as caught:
         load(file, overrides=(override,))
     assert str(file) in str(caught.value)
+
+
+def test_slices_are_by_features_of_one_value(file):
+    history = "features.0={name: history, kind: id_list, side: user, max_length: 3}"
+    with pytest.raises(ConfigError, match=r"expected features of one value, 'history' is an id_list"):
+        load(file, overrides=(history, "evaluation={slices: [[history]]}"))
 
 
 def test_all_mistakes_are_told_at_once(file):

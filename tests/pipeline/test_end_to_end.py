@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,24 @@ import tensorflow_transform as tft
 from sklearn.metrics import log_loss, roc_auc_score
 
 from components.log_example_gen.config import AttributionConfig, Window
+from components.offline_ab import read_evidence
 from models.encoder import Encoder
 from models.preprocessing import table_rows, vocabulary_name
 from pipeline.config import Config, load
 from pipeline.simulator import expected_reconciliation
+from pipeline.sweep.rows import Rows
 from serving.model_repository import ModelRepository
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.append(str(Path(__file__).parent))
-from small_shop import CONFIG, FIRST_RUN, NEXT_DAY, Done, Shop, files, linked, open_shop  # noqa: E402
+from small_shop import CONFIG, FIRST_RUN, NEXT_DAY, Done, Shop, files, invoke, linked, open_shop  # noqa: E402
 
 # The limit of a test holds for the runs in its fixtures too.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "Baseline", "CuratedSchema", "LogExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer",
-    "Evaluator", "Promotion",
+    "Evaluator", "OfflineABTest", "Promotion",
 ]  # fmt: skip
 OUTPUTS = ("pctr", "pcvr", "pctcvr")
 
@@ -145,8 +148,7 @@ def test_reconciliation_is_the_truth(shop, first):
     }
     assert kinds >= {
         ("joined", ""), ("duplicate", ""), ("rejected", "missing_column"), ("rejected", "missing_value"),
-        ("rejected", "bad_time"), ("outside_window", ""), ("outside_window", "other_days"),
-        ("outside_window", "after_window"), ("outside_window", "exposure_outside_window"),
+        ("rejected", "time_out_of_range"), ("outside_window", "other_days"), ("outside_window", "after_window"),
         ("orphan", "no_exposure"), ("orphan", "no_click"), ("orphan", "before_exposure"), ("orphan", "before_click"),
     }  # fmt: skip
 
@@ -166,12 +168,77 @@ def test_metrics_are_those_of_scikit_learn(first, evaluated, served):
         assert cells == pytest.approx(list(values.values()), abs=1.1e-3)
 
 
+def test_evidence_of_a_first_model_has_its_values_alone(first, evaluated, served):
+    evidence = first.summary.evidence
+    assert (evidence.verdict, evidence.baseline, evidence.rules) == ("promote", None, ())
+    expected = expected_metrics(evaluated, served)
+    found = {(m.task, m.metric): m for m in evidence.metrics if not m.slice}
+    for task, values in expected.items():
+        assert found[task, "auc"].candidate.value == pytest.approx(values["auc"], abs=1e-6)
+        assert found[task, "log_loss"].candidate.value == pytest.approx(values["log_loss"], abs=1e-5)
+        assert found[task, "auc"].support.rows == values["rows"]
+    assert found["ctcvr", "value@10"].candidate.value > 0
+    assert first.output("OfflineABTest", "evidence").joinpath("evidence.json").exists()
+
+
+def test_versions_are_compared_on_the_evaluation_days(shop, first, tmp_path):
+    version = str(first.summary.served.path)
+    words = ["compare", version, version, "--config", shop.config, "--logs", shop.logs, "--root", shop.root]
+    done = invoke(*(str(w) for w in (*words, "--out", tmp_path / "comparison")))
+    assert done.exit_code == 0, done.output
+    found = read_evidence(tmp_path / "comparison")
+    assert {m.difference.value for m in found.metrics} <= {0.0, None}
+    assert next(m for m in found.metrics if (m.task, m.metric) == ("ctr", "auc")).difference.value == 0
+    assert found.verdict == "promote"  # not worse, which is all that the rules ask
+    assert found.data == first.summary.evidence.data
+
+
+def test_a_sweep_takes_the_rows_that_the_run_transformed(shop, first, evaluated, tmp_path):
+    small = {"trunk": {"name": "shared_bottom", "bottom": {"units": [8]}}, "heads": {"name": "plain", "tower": [4]}}
+    sweep = {
+        "models": {"small": small}, "balancers": {"static": {"name": "static"}}, "single_task": small, "seeds": 1,
+        "tuning": {"trials": 1}, "replicates": 50,
+    }  # fmt: skip
+    options = ("--set", f"sweep={json.dumps(sweep)}", "--out", tmp_path, "--workers", 1)
+    done = invoke("sweep", *shop.arguments(*options)[1:])
+    assert done.exit_code == 0, done.output
+    # A trial, the point that equal weights share with it, and a model of each task.
+    assert len(list((tmp_path / "trainings").glob("*.json"))) == 4 and "failed" not in done.output
+    assert "Take small with static weights 1 : 1" in done.output and (tmp_path / "sweep.html").exists()
+    assert [c for c in done.output.splitlines() if c.startswith("[") and "done" in c] == []  # components: all cached
+
+    rows = Rows.read(tmp_path / "rows")
+    assert rows.days()["eval"] == (date.fromisoformat(FIRST_RUN),) * 2
+    users = [row["user_id"][0] for row in evaluated.columns.values()]
+    assert len(np.unique(rows.evaluation["@user"])) == len(set(users))
+    transformed = first.output("Transform", "transformed_examples")
+    for split, columns in (("train", rows.train), ("eval", rows.evaluation)):
+        names = [name for name in columns if not name.startswith("@")]
+        expected = read_transformed(first.output("Transform", "transform_graph"), transformed / f"Split-{split}", names)
+        # Rows of the two stand in different orders.
+        kept = [np.reshape(columns[name], (len(columns["@user"]), -1)).tolist() for name in names]
+        assert sorted(expected) == sorted(zip(*(map(tuple, column) for column in kept)))
+
+
+def read_transformed(graph: Path, split: Path, names: list[str]) -> list[tuple]:
+    """Rows of transformed examples, each a tuple of a tuple per column."""
+    spec = tft.TFTransformOutput(str(graph)).transformed_feature_spec()
+    files = sorted(str(f) for f in split.iterdir())
+    rows: list[tuple] = []
+    compression = "GZIP" if files[0].endswith(".gz") else ""
+    for batch in tf.data.TFRecordDataset(files, compression).batch(4096):
+        found = tf.io.parse_example(batch, {name: spec[name] for name in names})
+        columns = [np.reshape(found[name].numpy(), (len(batch), -1)).tolist() for name in names]
+        rows += list(zip(*(map(tuple, column) for column in columns)))
+    return rows
+
+
 def test_second_run_is_served_from_the_cache(shop, first):
     with shop.unchanged():
         again = shop.run()
     assert again.command.exit_code == 0, again.command.output
     assert again.states == dict.fromkeys(COMPONENTS, "cached")
-    assert "nothing changed: all 9 components were served from the cache" in again.command.stdout
+    assert "nothing changed: all 10 components were served from the cache" in again.command.stdout
     assert again.summary.result.outputs == first.summary.result.outputs
     assert [v.number for v in ModelRepository(shop.repository, "ranker").versions()] == [1]
 
@@ -296,7 +363,7 @@ class Stop:
     @property
     def states(self) -> dict[str, str]:
         """Last state of each component that the command told of."""
-        return dict(re.findall(r"^\[ \d/9\] (\w+) +([a-z ]*[a-z])", self.output, re.MULTILINE))
+        return dict(re.findall(r"^\[ *\d+/\d+\] (\w+) +([a-z ]*[a-z])", self.output, re.MULTILINE))
 
 
 @dataclass(frozen=True)
@@ -349,7 +416,8 @@ def test_full_disk_while_publishing(next_day):
     assert stop.exit_code == 1
     # The run after the kill goes on with the Trainer.
     assert stop.states == {
-        **dict.fromkeys(COMPONENTS[:6], "cached"), "Trainer": "done", "Evaluator": "done", "Promotion": "failed",
+        **dict.fromkeys(COMPONENTS[:6], "cached"), "Trainer": "done", "Evaluator": "done", "OfflineABTest": "done",
+        "Promotion": "failed",
     }  # fmt: skip
     assert f"{next_day.shop.repository / 'ranker'}: no space left on the disk while publishing" in stop.output
     assert "the model in service is as it was" in stop.output
@@ -368,7 +436,7 @@ def test_training_goes_on_where_it_was_killed(next_day):
 def test_kill_in_promotion(next_day):
     stop = next_day.stops["publish"]
     assert stop.exit_code == -signal.SIGKILL, stop.output
-    assert stop.states == {**dict.fromkeys(COMPONENTS[:8], "cached"), "Promotion": "running"}
+    assert stop.states == {**dict.fromkeys(COMPONENTS[:9], "cached"), "Promotion": "running"}
     labels = Path("ranker/labels.json")
     assert stop.repository[labels] == next_day.before[labels]
     assert {path: stop.repository[path] for path in next_day.before} == next_day.before
@@ -379,10 +447,11 @@ def test_kill_in_promotion(next_day):
 def test_next_run_ends_what_was_interrupted(next_day):
     done, repository = next_day.done, ModelRepository(next_day.shop.repository, "ranker")
     assert done.command.exit_code == 0, done.command.output
-    assert done.states == {**dict.fromkeys(COMPONENTS[:8], "cached"), "Promotion": "done"}
+    assert done.states == {**dict.fromkeys(COMPONENTS[:9], "cached"), "Promotion": "done"}
     assert done.summary.verdict.verdict == "promote"
     assert done.summary.verdict.baseline == 1
-    assert done.summary.verdict.reasons == ("passed all gates, against version 1",)
+    assert done.summary.verdict.reasons[0] == "passed all gates, against version 1"
+    assert done.summary.verdict.reasons[1].startswith("ctr auc not worse by 0.1: passed, gain ")
     assert repository.labels() == {"stable": 2, "previous": 1}
     assert [v.number for v in repository.versions()] == [1, 2]
     assert [(h["action"], h["version"]) for h in repository.history()] == [

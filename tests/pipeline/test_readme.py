@@ -24,7 +24,8 @@ from google.protobuf import text_format  # noqa: E402
 from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 from typer.main import get_command  # noqa: E402
 
-from components.log_example_gen import attribution, columns, parsing, reading  # noqa: E402
+from components.log_example_gen import attribution  # noqa: E402
+from components.log_example_gen.reasons import REASONS  # noqa: E402
 from components.log_example_gen.sample import Inspection, inspect  # noqa: E402
 from components.log_example_gen.window import resolve_window  # noqa: E402
 from models.section import UserError  # noqa: E402
@@ -69,6 +70,11 @@ def configuration_rows(schema: dict[str, Any]) -> list[Row]:
     def resolved(node: dict[str, Any]) -> dict[str, Any]:
         return defs[node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
 
+    def listed(node: dict[str, Any]) -> str | None:
+        """The key at the top whose sections are of the same kind."""
+        kinds = {kind: node[kind] for kind in ("$ref", "oneOf") if kind in node}
+        return next((n for n, p in schema["properties"].items() if kinds and kinds.items() <= p.items()), None)
+
     def keys(node: dict[str, Any], path: str, given: Any) -> Iterator[Row]:
         for name, prop in node["properties"].items():
             default = prop.get("default", _REQUIRED)
@@ -84,7 +90,12 @@ def configuration_rows(schema: dict[str, Any]) -> list[Row]:
         items, values = inner.get("items", {}), inner.get("additionalProperties") or {}
         described = prop.get("description") or STANDARD_TERMS.get(path.rsplit(".", 1)[-1], "")
         top = "." not in path
-        if section.get("properties"):
+        if not top and (like := listed(values) or listed(inner)):
+            # Its keys have their rows already.
+            kind = "mapping to sections" if values else "section"
+            shown = _shown(list(default)) if values and isinstance(default, dict) else ""
+            yield Row(path, f"{kind} as `{like}`", shown, described)
+        elif section.get("properties"):
             if top or optional:
                 meaning = described or _first_sentence(section.get("description", "")) + "."
                 yield Row(path, "section", _shown(None if optional else default, section=True), meaning)
@@ -315,10 +326,10 @@ def test_the_table_of_outcomes_is_complete():
     # Exposures have no cause, so what a cause's name goes into is not theirs.
     verdicts = {(o, r) for o, r in verdicts if not r.endswith("None")}
     assert {(o, r) for o, r in listed if o != "rejected" and r} == {(o, r) for o, r in verdicts if r}
-    assert {o for o, _ in listed} == {o for o, _ in verdicts} | {"rejected"}
-    source = "".join(Path(module.__file__).read_text() for module in (parsing, reading, columns))
-    reasons = set(re.findall(r'"((?:malformed|missing|bad)_[a-z]+)"', source))
-    assert {r for o, r in listed if o == "rejected"} == reasons
+    assert {o for o, _ in listed} == {o for o, _ in verdicts} | {"rejected", "forgotten", "sampled_out"}
+    assert {r for o, r in listed if o == "rejected"} == set(REASONS)
+    for reason, sentence in REASONS.items():
+        assert f"| `rejected` | `{reason}` | {sentence} |" in table
 
 
 # Commands, paths and the files that are shown.
@@ -357,7 +368,8 @@ def test_every_command_and_option_exists():
         given = [word.split("=")[0] for word in words if word.startswith("-")]
         assert set(given) <= options, f"no such option: {line}"
         if given and "--help" not in given:
-            missing = [p.opts for p in parameters if p.required and not set(p.opts) & set(given)]
+            options_needed = [p.opts for p in parameters if p.required and p.param_type_name == "option"]
+            missing = [names for names in options_needed if not set(names) & set(given)]
             assert not missing, f"{line}: lacks {missing}"
     assert {("check",), ("schema",), ("run",), ("simulate",), ("dataset", "kuairand")} <= used
     options = {option for command in known.values() for p in command.params for option in p.opts}

@@ -9,6 +9,15 @@ import tensorflow as tf
 from rich.console import Console
 
 from components.evaluator import TaskMetrics
+from components.offline_ab.document import (
+    Data,
+    Estimate,
+    Evidence,
+    MetricResult,
+    Scorer,
+    Settings,
+    Support,
+)
 from components.promotion import Verdict
 from models.features import BucketedFeature, IdFeature, IdListFeature, NumberFeature
 from pipeline.local_runner import RunResult
@@ -41,6 +50,30 @@ def metrics(task, auc):
     return TaskMetrics(task, (), 12345, 0.0625, auc, 0.1, 0.234567, 1.0123)
 
 
+def gain(task, value, half):
+    return MetricResult(
+        task=task,
+        metric="auc",
+        better="higher",
+        baseline=Estimate(value=0.7),
+        candidate=Estimate(value=0.7 + value),
+        difference=Estimate(value=value, low=value - half, high=value + half),
+        support=Support(rows=12345, users=1000, positives=700),
+    )
+
+
+EVIDENCE = Evidence(
+    verdict="promote",
+    reasons=(),
+    baseline=Scorer(name="version 3", source="/models/shop/3", version=3),
+    candidate=Scorer(name="candidate", source="/run/model"),
+    data=Data(
+        rows=12345, users=1000, requests=3000, first_time_ms=0, last_time_ms=1, positives={}, missing={}, source=""
+    ),
+    settings=Settings(confidence=0.95, replicates=500, seed=0, minimum_users=100, minimum_positives=50),
+    rules=(),
+    metrics=(gain("ctr", 0.0111, 0.0042), gain("cvr", -0.002, 0.0315), gain("ctcvr", 0.01, 0.02)),
+)
 SUMMARY = Summary(
     result=RunResult(
         "2026-01-31T08-00-00.000",
@@ -49,7 +82,8 @@ SUMMARY = Summary(
     ),
     candidate=[metrics("ctr", 0.71239), metrics("cvr", 0.68), metrics("ctcvr", 0.8)],
     baseline=[metrics("ctr", 0.70127), metrics("cvr", 0.67), metrics("ctcvr", 0.79)],
-    verdict=Verdict("promote", 4, 4, 3, ("passed all gates, against version 3",), "/models/shop/4"),
+    evidence=EVIDENCE,
+    verdict=Verdict("promote", 4, 4, 3, "promote", ("passed all gates, against version 3",), "/models/shop/4"),
     model_name="shop",
     served=Version(4, Path("/models/shop/4")),
     prediction=ServedPrediction(
@@ -74,9 +108,9 @@ def test_render(width):
     lines = text.splitlines()
     assert "1 of 2 components ran, the others were served from the cache (60 s)" in lines
     header = next(line for line in lines if line.startswith("task"))
-    assert " ".join(header.split()) == "task rows base rate AUC log loss calibration AUC of v3"
+    assert " ".join(header.split()) == "task rows base rate AUC log loss calibration AUC over v3's"
     ctr = next(line for line in lines if line.startswith("ctr"))
-    assert ctr.split() == ["ctr", "12,345", "0.0625", "0.7124", "0.2346", "1.012", "0.7013"]
+    assert ctr.split() == ["ctr", "12,345", "0.0625", "0.7124", "0.2346", "1.012", "+0.0111", "±", "0.0042"]
     assert "version 4 went into service, in place of version 3" in text
     assert "- passed all gates, against version 3" in text
     assert "shop, version 4" in text
@@ -96,9 +130,20 @@ def test_render_when_nothing_changed():
 
 
 def test_render_of_a_first_candidate_that_failed_the_gates():
-    verdict = Verdict("keep", 1, None, None, ("ctr auc: expected at least 0.6, found [0.49]",), "/models/shop/1")
-    text = rendered(replace(SUMMARY, baseline=[], verdict=verdict, served=None, prediction=None))
-    assert "AUC of" not in text
+    verdict = Verdict(
+        "keep", 1, None, None, "promote", ("ctr auc: expected at least 0.6, found [0.49]",), "/models/shop/1"
+    )
+    text = rendered(
+        replace(
+            SUMMARY,
+            baseline=[],
+            evidence=EVIDENCE.model_copy(update={"baseline": None}),
+            verdict=verdict,
+            served=None,
+            prediction=None,
+        )
+    )
+    assert "AUC over" not in text
     assert "version 1 did not go into service; no model is in service" in text
     assert "- ctr auc: expected at least 0.6, found [0.49]" in text
     assert "no model yet" in text
@@ -108,8 +153,8 @@ def test_render_of_a_first_candidate_that_failed_the_gates():
 @pytest.mark.parametrize(
     ("verdict", "expected"),
     [
-        (Verdict("promote", 1, 1, None, (), ""), "version 1 went into service, the first model"),
-        (Verdict("keep", 5, 4, 4, (), ""), "version 5 did not go into service; version 4 stays in service"),
+        (Verdict("promote", 1, 1, None, "promote", (), ""), "version 1 went into service, the first model"),
+        (Verdict("keep", 5, 4, 4, "keep", (), ""), "version 5 did not go into service; version 4 stays in service"),
     ],
 )
 def test_decision(verdict, expected):
