@@ -172,12 +172,7 @@ def run(
 
     What the libraries print goes to ROOT/logs/RUN/run.log, the traceback of a failure to error.txt beside it.
     """
-    with (
-        RunFolder(root) as folder,
-        captured_output(folder.run_log, verbose=verbose) as stream,
-        _error_kept(folder),
-    ):
-        console = Console(file=stream, highlight=False)
+    with _opened(root, verbose) as (folder, console):
         with console.status("loading TensorFlow and TFX"):
             prepare_process(verbose=True)  # all that libraries tell goes to the run's log
             from pipeline import summary
@@ -199,14 +194,18 @@ def run(
 
 
 @contextmanager
-def _error_kept(folder: RunFolder) -> Iterator[None]:
-    """Writes the stack of an error beside the run's log, where the runner has not done so."""
-    try:
-        yield
-    except Exception as error:
-        if not folder.error_file.exists():
-            folder.write_error(error)
-        raise
+def _opened(root: Path, verbose: bool) -> Iterator[tuple[RunFolder, Console]]:
+    """A run in the folder of a root: what libraries print goes to its log, what the console gets is shown.
+
+    Writes the stack of an error beside the log, where the runner has not done so.
+    """
+    with RunFolder(root) as folder, captured_output(folder.run_log, verbose=verbose) as stream:
+        try:
+            yield folder, Console(file=stream, highlight=False)
+        except Exception as error:
+            if not folder.error_file.exists():
+                folder.write_error(error)
+            raise
 
 
 def _inputs(settings: Config, root: Path, schema_text: str | None = None) -> RunInputs:
@@ -288,12 +287,7 @@ def schema(
     which type, how often they may be missing and which values they take; a run stops where the data contradict it. Edit
     the file where it says too much or too little.
     """
-    with (
-        RunFolder(root) as folder,
-        captured_output(folder.run_log, verbose=verbose) as stream,
-        _error_kept(folder),
-    ):
-        console = Console(file=stream, highlight=False)
+    with _opened(root, verbose) as (folder, console):
         with console.status("loading TensorFlow and TFX"):
             prepare_process(verbose=True)
             import tensorflow_data_validation as tfdv
@@ -472,9 +466,7 @@ def forget(
     ids = sorted({*(users or ()), *ids} - {""})
     if not ids:
         raise UserError("expected a user to forget: --user ID or --users-file FILE")
-    console = _out()
-    with RunFolder(root) as folder, captured_output(folder.run_log, verbose=verbose) as stream, _error_kept(folder):
-        console = Console(file=stream, highlight=False)
+    with _opened(root, verbose) as (folder, console):
         with console.status("taking rows out of the joined days"):
             prepare_process(verbose=True)
             from components.log_example_gen.forgetting import forget as forget_users
@@ -539,12 +531,7 @@ def sweep(
     Writes OUT/sweep.html and OUT/sweep.json, and a result per training in OUT/trainings: a sweep that was stopped or
     killed goes on where it was. A training that fails is reported, and tried again by the next call.
     """
-    with (
-        RunFolder(out) as folder,
-        captured_output(folder.run_log, verbose=verbose) as stream,
-        _error_kept(folder),
-    ):
-        console = Console(file=stream, highlight=False)
+    with _opened(out, verbose) as (folder, console):
         with console.status("loading TensorFlow and TFX"):
             prepare_process(verbose=True)
             from pipeline.progress import reporter_for
@@ -593,12 +580,7 @@ def monitor(
     Writes OUT/monitor.html and OUT/monitor.json. Ends with exit code 0 where all is fine, 3 where a limit is surely
     passed, and 1 where something could not be done.
     """
-    with (
-        RunFolder(root) as folder,
-        captured_output(folder.run_log, verbose=verbose) as stream,
-        _error_kept(folder),
-    ):
-        console = Console(file=stream, highlight=False)
+    with _opened(root, verbose) as (folder, console):
         with console.status("loading TensorFlow and TFX"):
             prepare_process(verbose=True)
             from pipeline.monitor import page
