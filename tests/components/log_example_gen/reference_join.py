@@ -140,7 +140,10 @@ def reference_join(exposures: list[Row], events: dict[str, list[Row]], setting: 
             example[f"{event}_count"] = len(of_event)
             example[f"{event}_delay_ms"] = of_event[0]["event_time"] - row["event_time"] if of_event else None
             if any("value" in other for other in events[event]):
-                example[f"{event}_value"] = sum((other["value"] or 0.0 for other in of_event), 0.0)
+                # One after another: sum() is compensated as of Python 3.12, and so rounds differently.
+                example[f"{event}_value"] = 0.0
+                for other in of_event:
+                    example[f"{event}_value"] += other["value"] or 0.0
         result.examples.append(example)
     return result
 
