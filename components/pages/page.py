@@ -62,7 +62,7 @@ td .bar { display: inline-block; height: .7em; background: #9db4c8; margin-right
 figure { margin: 0; max-width: 30rem; break-inside: avoid; }
 figure.wide { max-width: 44rem; }
 svg { display: block; width: 100%; height: auto; }
-svg.strip { display: inline-block; width: 9rem; height: 1.1rem; vertical-align: middle; }
+svg.strip { display: inline-block; width: 8rem; height: 1.1rem; vertical-align: middle; }
 svg text { font-family: inherit; }
 .legend { display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; font-size: .85rem; margin: .3rem 0; padding: 0;
   list-style: none; }

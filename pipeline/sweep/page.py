@@ -104,8 +104,8 @@ def _points(found: Sweep) -> Markup:
     numbers = []
     for task in found.objectives:
         numbers.append(len(columns))
-        columns += [f"{task} AUC", "difference to tuned static"]
-    columns += ["time of a step", "highest in"]
+        columns += [f"{task} AUC", "to tuned static"]
+    columns += ["step", "best"]
     numbers.append(len(columns) - 1)
     rows = []
     for p in _by_model(found.points):
@@ -122,7 +122,7 @@ def _points(found: Sweep) -> Markup:
         table(columns, rows, numbers=numbers),
         note="AUC: mean ± standard deviation over the seeds. The difference is to the same model with tuned static "
         f"weights, with its 95 % interval on a line from −{reach:.4f} to +{reach:.4f}; green lies above 0, red below. "
-        "◆ is on the front, ← is recommended. 'Highest in': "
+        "◆ is on the front, ← is recommended. 'Step': the median time of a training step. 'Best': "
         "share of the replicates in which the point's mean AUC over the tasks is the highest.",
     )
 

@@ -198,11 +198,10 @@ class _Results:
 
 @dataclass(frozen=True)
 class _Tuning:
-    """What was tried per model, with the mean AUC; the best weights per model; the best model, None without any."""
+    """What was tried per model, with the mean AUC; the best weights per model."""
 
     tried: dict[str, list[tuple[dict[str, float], float | None]]]
     chosen: dict[str, dict[str, float]]
-    best_model: str | None
 
     @classmethod
     def of(cls, tried: list[Trial], results: _Results, goals: tuple[Output, ...]) -> _Tuning:
@@ -216,8 +215,7 @@ class _Tuning:
             listed.setdefault(trial.model, []).append((trial.weights, value))
             if value is not None and (trial.model not in best or value > best[trial.model][0]):
                 best[trial.model] = (value, trial.weights)
-        leader = max(best, key=lambda model: best[model][0], default=None)
-        return cls(listed, {model: weights for model, (_, weights) in best.items()}, leader)
+        return cls(listed, {model: weights for model, (_, weights) in best.items()})
 
 
 def _findings(
@@ -240,8 +238,8 @@ def _findings(
     front = np.zeros(len(points), bool)
     front[shared] = pareto(found.mean[shared])
     recommendation = None
-    if tuning.best_model in tuned:
-        recommendation = recommend(found, tuned[tuning.best_model], shared, config.sweep.tolerance)
+    if tuned:
+        recommendation = recommend(found, list(tuned.values()), shared, config.sweep.tolerance)
 
     def differences(i: int, others: dict[str, int]) -> dict[str, Interval] | None:
         if points[i].kind == "single" or not others:

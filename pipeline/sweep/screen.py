@@ -51,12 +51,13 @@ class Teller:
 
 def render(found: Sweep, page: Path, console: Console) -> None:
     """Prints a table of the points, the recommendation, and where the page is."""
+    # Narrow, because a log file or a pipe has 80 columns.
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", no_wrap=True)
+    table.add_column("  model", no_wrap=True)
     table.add_column("balancer", no_wrap=True)
     for task in found.objectives:
-        table.add_column(f"{task} AUC", justify="right", no_wrap=True)
-        table.add_column("to single-task", justify="right", no_wrap=True)
+        table.add_column(task, justify="right", no_wrap=True)
+        table.add_column("gain", justify="right", no_wrap=True)
     table.add_column("ms/step", justify="right", no_wrap=True)
     for point in sorted(found.points, key=lambda p: (p.kind == "single", p.model)):
         cells = [("* " if point.on_front else "  ") + point.model, point.balancer]
@@ -69,7 +70,7 @@ def render(found: Sweep, page: Path, console: Console) -> None:
         cells.append(f"{point.step_ms:.1f}" if point.step_ms is not None else "")
         table.add_row(*cells)
     console.print(table)
-    console.print("* on the Pareto front", style="dim")
+    console.print("AUC, and its gain over a model of that task alone; * on the Pareto front", style="dim")
     console.print()
     title, reasons, _ = headline(found)
     say(console, "recommendation", title)

@@ -28,6 +28,8 @@ def headline(found: Sweep) -> tuple[str, list[str], Tone]:
                 f"{percent(found.points[best].best)} of the replicates, {described(reference)} in "
                 f"{percent(reference.best)}."
             )
+        else:
+            reasons.append(f"It comes out highest in {percent(reference.best)} of the replicates.")
     else:
         title = f"Take {described(point)}"
         gains = "; ".join(f"{t} AUC {interval(d)}" for t, d in zip(found.objectives, made.differences))

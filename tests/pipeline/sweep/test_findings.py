@@ -109,18 +109,26 @@ def replicates(mean, deviation, rng, draws=400):
 def test_a_point_that_is_better_is_recommended():
     rng = np.random.default_rng(0)
     found = replicates([[0.70, 0.70], [0.70, 0.71], [0.71, 0.72], [0.72, 0.65]], 0.0005, rng)
-    made = recommend(found, 0, [0, 1, 2, 3], tolerance=0.003)
+    made = recommend(found, [0], [0, 1, 2, 3], tolerance=0.003)
     assert (made.point, made.reference) == (2, 0) and set(made.qualified) == {1, 2}
     assert [d.value for d in made.differences] == pytest.approx([0.01, 0.02])
     assert all(d.low > 0 and d.low < d.value < d.high for d in made.differences)
     assert made.best.argmax() == 2 and made.best.sum() == pytest.approx(1)
 
 
+def test_where_nothing_is_shown_to_be_better_the_best_tuned_point_is_kept():
+    rng = np.random.default_rng(0)
+    found = replicates([[0.70, 0.70], [0.71, 0.70], [0.712, 0.70]], 0.005, rng)
+    made = recommend(found, [0, 1], [0, 1, 2], tolerance=0.003)
+    assert (made.point, made.reference, made.qualified) == (1, 1, ())
+    assert made.best.argmax() == 2
+
+
 def test_what_loses_on_one_task_is_not_recommended():
     rng = np.random.default_rng(0)
     found = replicates([[0.70, 0.70], [0.75, 0.69]], 0.0005, rng)
-    assert recommend(found, 0, [0, 1], tolerance=0.003).point == 0
-    assert recommend(found, 0, [0, 1], tolerance=0.02).point == 1
+    assert recommend(found, [0], [0, 1], tolerance=0.003).point == 0
+    assert recommend(found, [0], [0, 1], tolerance=0.02).point == 1
 
 
 def test_among_equal_points_the_reference_is_nearly_always_kept():
@@ -129,7 +137,7 @@ def test_among_equal_points_the_reference_is_nearly_always_kept():
     wrong = 0
     for _ in range(400):
         estimates = 0.7 + 0.002 * rng.standard_normal((16, 2))
-        made = recommend(replicates(estimates, 0.002, rng), 0, list(range(16)), tolerance=0.1)
+        made = recommend(replicates(estimates, 0.002, rng), [0], list(range(16)), tolerance=0.1)
         wrong += made.point != 0
     # 95 % of binomials with 400 trials and a rate of 5 % are at most 28.
     assert wrong <= 28
@@ -138,7 +146,7 @@ def test_among_equal_points_the_reference_is_nearly_always_kept():
 def test_the_smallest_difference_that_shows_is_a_little_more_than_its_pointwise_half_width():
     rng = np.random.default_rng(2)
     found = replicates(np.full((16, 1), 0.7), 0.001, rng, draws=4000)
-    made = recommend(found, 0, list(range(16)), tolerance=0.0)
+    made = recommend(found, [0], list(range(16)), tolerance=0.0)
     half_width = 1.96 * np.sqrt(2) * 0.001
     # Between one comparison's and that of 15 independent ones (Bonferroni: 2.94 deviations).
     assert half_width < made.detectable[0] < 1.05 * 2.94 * np.sqrt(2) * 0.001
@@ -146,5 +154,5 @@ def test_the_smallest_difference_that_shows_is_a_little_more_than_its_pointwise_
 
 def test_the_reference_alone():
     rng = np.random.default_rng(0)
-    made = recommend(replicates([[0.7, 0.7]], 0.001, rng), 0, [0], tolerance=0.0)
+    made = recommend(replicates([[0.7, 0.7]], 0.001, rng), [0], [0], tolerance=0.0)
     assert made.point == made.reference == 0 and made.best.tolist() == [1.0]
