@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras as keras
 from pydantic import TypeAdapter
 
 from models.trunks import AnyTrunk, DenseStack, PLEConfig
@@ -159,29 +158,6 @@ def test_weights_and_dropout_positions_are_in_the_checkpoint(tmp_path):
     assert len(positions) == 2 * 4 * len(UNITS) and {int(p) for p in positions} == {1}
     for a, b in zip(trunk(x), other(x)):
         assert np.array_equal(a, b)
-
-
-def test_the_same_in_a_graph():
-    trunk, x = make(), tf.constant(sample())
-    for a, b in zip(tf.function(lambda: trunk(x, training=True))(), trunk(x)):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-
-
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights_and_gates():
-    x = sample()
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        trunk = make()
-        low = trunk(x)
-        stages = trunk.split(trunk.shared(tf.constant(x), False), tf.constant(x), False)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert all(r.dtype == tf.bfloat16 for r in [*low, *stages])
-    assert {v.dtype for v in trunk.weights} == {tf.float32}
-    assert all(g.dtype == tf.float32 for g in trunk.observed.gates.values())
-    _, expected = reference(trunk, x, 3)
-    for r, e in zip(low, expected):
-        assert np.abs(tf.cast(r, tf.float32) - e).max() < 0.05 * np.abs(e).max()
 
 
 def test_configuration_is_read_by_its_name():

