@@ -7,7 +7,7 @@ one feature alone, so that a server can do the user's side once per request.
 from __future__ import annotations
 
 import json
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -19,6 +19,28 @@ from models.tasks import WEIGHT
 _FEATURES = TypeAdapter(tuple[Feature, ...])
 
 Raw: TypeAlias = tf.Tensor | tf.SparseTensor
+
+
+class Column(NamedTuple):
+    """The values of a column, row by row.
+
+    Plain operations on these take a third of the graph that ragged tensors take, with their checks and conversions;
+    TensorFlow Transform traces the graph some ten times, and servers run it with every request.
+
+    Attributes:
+      values: [number of values].
+      rows: the row of each value, ascending, int64 [number of values].
+      batch: number of rows, int64 [].
+    """
+
+    values: tf.Tensor
+    rows: tf.Tensor
+    batch: tf.Tensor
+
+    def keep(self, mask: tf.Tensor) -> Column:
+        """The values where the mask is true."""
+        kept = tf.where(mask)[:, 0]
+        return Column(tf.gather(self.values, kept), tf.gather(self.rows, kept), self.batch)
 
 
 def features_to_json(features: tuple[Feature, ...]) -> str:
@@ -59,7 +81,7 @@ def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> d
     owners = {f.name: f for f in features if isinstance(f, (IdFeature, IdListFeature))}
     # Owners of a table first: those that share it need its vocabulary.
     for feature in sorted(features, key=lambda f: getattr(f, "shares", None) is not None):
-        raw = _sparse(inputs[feature.name])
+        raw = _column(inputs[feature.name])
         if isinstance(feature, (IdFeature, IdListFeature)):
             owner = owners[feature.table]
             outputs[feature.name] = _ids(feature, owner, raw, vocabularies)
@@ -68,9 +90,9 @@ def preprocessing_fn(inputs: dict[str, Raw], custom_config: dict[str, Any]) -> d
         else:
             outputs[feature.name] = _number(feature, raw)
     for label in custom_config["labels"]:
-        outputs[label] = _dense(_sparse(inputs[label]), 1, tf.constant(0, tf.int64))[:, 0]
+        outputs[label] = _first(_column(inputs[label]), 0)
     if custom_config.get("weighted"):
-        weight = _dense(_sparse(inputs[WEIGHT]), 1, tf.constant(1.0))[:, 0]
+        weight = _first(_column(inputs[WEIGHT]), 1)
         outputs[WEIGHT] = _weights(weight, [outputs[label] for label in custom_config["labels"]])
     return outputs
 
@@ -108,41 +130,39 @@ def table_rows(features: tuple[Feature, ...], transform: tft.TFTransformOutput) 
 def _ids(
     feature: IdFeature | IdListFeature,
     owner: IdFeature | IdListFeature,
-    raw: tf.SparseTensor,
+    raw: Column,
     vocabularies: dict[str, tf.Tensor],
 ) -> tf.Tensor:
-    raw = _keep(raw, tf.strings.length(raw.values) > 0)
+    raw = raw.keep(tf.strings.length(raw.values) > 0)
     if owner.hash_buckets:
         ids = tf.strings.to_hash_bucket_fast(raw.values, owner.hash_buckets)
     else:
         vocabulary = owner.vocabulary or Vocabulary()
         if owner.name not in vocabularies:
             vocabularies[owner.name] = tft.vocabulary(
-                raw,
+                raw.values,
                 top_k=vocabulary.max_size,
                 frequency_threshold=vocabulary.min_count if vocabulary.min_count > 1 else None,
                 vocab_filename=vocabulary_name(owner.name),
             )
         ids = tft.apply_vocabulary(raw.values, vocabularies[owner.name], num_oov_buckets=vocabulary.oov_buckets)
-    raw = tf.SparseTensor(raw.indices, ids + 1, raw.dense_shape)
-    padding = tf.constant(PADDING_ID, tf.int64)
+    found = raw._replace(values=ids + 1)
     if isinstance(feature, IdListFeature):
-        return _last(raw, feature.max_length, padding)
-    return _dense(raw, 1, padding)[:, 0]
+        return _last(found, feature.max_length, PADDING_ID)
+    return _first(found, PADDING_ID)
 
 
-def _buckets(feature: BucketedFeature, raw: tf.SparseTensor) -> tf.Tensor:
-    raw = _keep(raw, tf.math.is_finite(raw.values))
+def _buckets(feature: BucketedFeature, raw: Column) -> tf.Tensor:
+    raw = raw.keep(tf.math.is_finite(raw.values))
     if feature.boundaries is not None:
         boundaries = tf.constant([feature.boundaries], tf.float32)
     else:
         boundaries = tft.quantiles(raw.values, feature.quantiles, epsilon=0.001, name=f"quantiles_{feature.name}")
-    ids = tft.apply_buckets(raw.values, boundaries) + 1
-    return _dense(tf.SparseTensor(raw.indices, ids, raw.dense_shape), 1, tf.constant(PADDING_ID, tf.int64))[:, 0]
+    return _first(raw._replace(values=tft.apply_buckets(raw.values, boundaries) + 1), PADDING_ID)
 
 
-def _number(feature: NumberFeature, raw: tf.SparseTensor) -> tf.Tensor:
-    raw = _keep(raw, tf.math.is_finite(raw.values))
+def _number(feature: NumberFeature, raw: Column) -> tf.Tensor:
+    raw = raw.keep(tf.math.is_finite(raw.values))
     values = raw.values
     if feature.log:
         values = tf.math.log1p(tf.maximum(values, 0.0))
@@ -152,32 +172,40 @@ def _number(feature: NumberFeature, raw: tf.SparseTensor) -> tf.Tensor:
     elif feature.scaling == "min_max":
         low, high = tft.min(values, name=f"min_{feature.name}"), tft.max(values, name=f"max_{feature.name}")
         values = tf.clip_by_value(tf.math.divide_no_nan(values - low, high - low), 0.0, 1.0)
-    return _dense(tf.SparseTensor(raw.indices, values, raw.dense_shape), 1, tf.constant(0.0))[:, 0]
+    return _first(raw._replace(values=values), 0)
 
 
-def _sparse(raw: Raw) -> tf.SparseTensor:
+def _column(raw: Raw) -> Column:
     if isinstance(raw, tf.SparseTensor):
-        return raw
-    # Not tf.sparse.from_dense, which takes a 0 for a missing value.
-    return tf.RaggedTensor.from_tensor(tf.reshape(raw, [tf.shape(raw)[0], -1])).to_sparse()
+        return Column(raw.values, raw.indices[:, 0], raw.dense_shape[0])
+    # Every value of a dense tensor is there, zeros as well.
+    batch = tf.shape(raw, tf.int64)[0]
+    size = tf.size(raw, tf.int64)
+    return Column(tf.reshape(raw, [-1]), tf.range(size) // tf.maximum(size // tf.maximum(batch, 1), 1), batch)
 
 
-def _keep(raw: tf.SparseTensor, mask: tf.Tensor) -> tf.SparseTensor:
-    """Drops values and closes the gaps that they leave in their rows."""
-    kept = tf.sparse.retain(raw, mask)
-    ragged = tf.RaggedTensor.from_value_rowids(
-        kept.values, kept.indices[:, 0], nrows=kept.dense_shape[0], validate=False
-    )
-    return ragged.to_sparse()
+def _first(column: Column, default: float) -> tf.Tensor:
+    """The first value of each row: [batch]."""
+    return _padded(column, _splits(column)[:-1], 1, default)[:, 0]
 
 
-def _dense(raw: tf.SparseTensor, length: int, default: tf.Tensor) -> tf.Tensor:
-    """The first `length` values of each row: [batch, length]."""
-    ragged = tf.RaggedTensor.from_sparse(raw)
-    return ragged[:, :length].to_tensor(default, shape=[None, length])
-
-
-def _last(raw: tf.SparseTensor, length: int, default: tf.Tensor) -> tf.Tensor:
+def _last(column: Column, length: int, default: float) -> tf.Tensor:
     """The last `length` values of each row: [batch, length]."""
-    ragged = tf.RaggedTensor.from_sparse(raw)
-    return ragged[:, -length:].to_tensor(default, shape=[None, length])
+    splits = _splits(column)
+    return _padded(column, tf.maximum(splits[:-1], splits[1:] - length), length, default)
+
+
+def _splits(column: Column) -> tf.Tensor:
+    """Where each row's values begin, and where the last row's end: int64 [batch + 1]."""
+    return tf.searchsorted(column.rows, tf.range(column.batch + 1), out_type=tf.int64)
+
+
+def _padded(column: Column, starts: tf.Tensor, length: int, default: float) -> tf.Tensor:
+    """Up to `length` values of each row from a place on, then the default: [batch, length]."""
+    values = tf.concat([column.values, tf.cast([default], column.values.dtype)], axis=0)
+    places = starts[:, None] + tf.range(length, dtype=tf.int64)
+    # What lies beyond the row belongs to the next one, or is the default at the end.
+    rows = tf.concat([column.rows, [-1]], axis=0)
+    places = tf.minimum(places, tf.size(column.values, tf.int64))
+    there = tf.equal(tf.gather(rows, places), tf.range(column.batch)[:, None])
+    return tf.where(there, tf.gather(values, places), values[-1])
