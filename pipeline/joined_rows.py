@@ -15,7 +15,7 @@ from components.log_example_gen.joining import Form
 from components.log_example_gen.window import resolve_window
 from models.section import UserError
 from pipeline.config import Config
-from pipeline.pipeline import RunInputs, create_pipeline, joined_uri
+from pipeline.pipeline import RunInputs, beam_flags, joined_uri, log_example_gen
 
 
 def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None = None) -> Path:
@@ -43,11 +43,10 @@ def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None =
         if root is not None:
             Forgotten.read(joined_uri(root)).write(str(joined))
         window = resolve_window(config.logs, config.attribution, config.window)
-        pipeline = create_pipeline(config, partial, RunInputs(window, inputs_fingerprint="", schema_text=""))
-        (component,) = (c for c in pipeline.components if c.id == "LogExampleGen")
+        component = log_example_gen(config, partial, RunInputs(window, inputs_fingerprint="", schema_text=""))
         examples, report = standard_artifacts.Examples(), LogReport()
         examples.uri, report.uri = str(partial), str(partial / "report")
-        flags = [*pipeline.beam_pipeline_args, *JoinOptions.flags(config.join)]
+        flags = [*beam_flags(config), *JoinOptions.flags(config.join)]
         context = Executor.Context(beam_pipeline_args=flags, tmp_dir=str(partial / "tmp"))
         outputs = {"examples": [examples], "report": [report]}
         Executor(context).Do({}, outputs, {**component.exec_properties, "form": form})

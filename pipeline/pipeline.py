@@ -67,6 +67,29 @@ def joined_uri(root: Path) -> str:
     return str(root / "joined")
 
 
+def log_example_gen(config: Config, root: Path, inputs: RunInputs) -> LogExampleGen:
+    """The component that turns raw logs into labelled examples, every input row accounted for."""
+    window = {k: str(v) for k, v in inputs.window.model_dump(mode="json").items()}
+    return LogExampleGen(
+        logs=config.logs.canonical_json(),
+        attribution=config.attribution.canonical_json(),
+        sampling=config.sampling.canonical_json(),
+        features=features_to_json(config.features),
+        **window,
+        inputs_fingerprint=inputs.inputs_fingerprint,
+        joined_uri=joined_uri(root),
+        join_fingerprint=code_fingerprint("components.log_example_gen.joining"),
+        code_fingerprint=code_fingerprint("components.log_example_gen.executor"),
+    ).with_beam_pipeline_args(JoinOptions.flags(config.join))
+
+
+def beam_flags(config: Config) -> list[str]:
+    """Flags of Beam for all components."""
+    # Any value keeps TFX from building a source distribution for every component with Beam. An image among the
+    # options comes later, and counts.
+    return ["--sdk_container_image=seesaw", *config.beam.options]
+
+
 def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cache: bool = True) -> tfx.dsl.Pipeline:
     """Composes the pipeline; the same one for every runner.
 
@@ -90,18 +113,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     ).canonical_json()
     repository = {"repository": repository_root(config, root), "model_name": config.serving.model_name}
 
-    # Raw logs to labelled examples, every input row accounted for.
-    examples = LogExampleGen(
-        logs=config.logs.canonical_json(),
-        attribution=config.attribution.canonical_json(),
-        sampling=config.sampling.canonical_json(),
-        features=features,
-        **window,
-        inputs_fingerprint=inputs.inputs_fingerprint,
-        joined_uri=joined_uri(root),
-        join_fingerprint=code_fingerprint("components.log_example_gen.joining"),
-        code_fingerprint=code_fingerprint("components.log_example_gen.executor"),
-    ).with_beam_pipeline_args(JoinOptions.flags(config.join))
+    examples = log_example_gen(config, root, inputs)
     # The schema as a parameter: an edited file is never answered from the cache.
     schema = CuratedSchema(schema_text=inputs.schema_text)
     # The model in service when this window and configuration first ran. All that decides on a new model is in the
@@ -198,12 +210,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
             str(root / "metadata.sqlite")
         ),
-        beam_pipeline_args=[
-            # Any value keeps TFX from building a source distribution for every component with Beam. An image among the
-            # options comes later, and counts.
-            "--sdk_container_image=seesaw",
-            *config.beam.options,
-        ],
+        beam_pipeline_args=beam_flags(config),
     )
 
 

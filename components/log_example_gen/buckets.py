@@ -32,6 +32,9 @@ GZIP = 6.0
 JOIN_BYTES = 5.0
 """Most bytes in memory per byte of a bucket's rows while it is read, joined and encoded."""
 
+_WORTH_SHARING = 256 << 20
+"""A bucket that is joined in so many bytes is not cut for several threads: it takes less than half a second."""
+
 SPILL_SHARE = 1 / 16
 """Share of the memory that a task gathers in rows before it writes them; ordering and writing take twice as much."""
 
@@ -39,10 +42,14 @@ Piece = tuple[str, str, int, int]
 """Rows of a log for a bucket: name of the log, path of the file, number of the record batch in it, bytes in memory."""
 
 
-def bucket_count(files: Iterable[LogFile], specs: Mapping[str, LogSpec], memory: int) -> int:
-    """Number of buckets with which one is likely to be joined in `memory` bytes; others are cut further."""
+def bucket_count(files: Iterable[LogFile], specs: Mapping[str, LogSpec], memory: int, at_once: int = 1) -> int:
+    """Number of buckets with which one is likely to be joined in `memory` bytes; others are cut further.
+
+    Buckets that are joined at once are made as many as keep all busy, where there is enough to do.
+    """
     size = sum(f.size * ROW_BYTES[specs[f.log].form] * (GZIP if f.path.endswith(".gz") else 1) for f in files)
-    return max(1, math.ceil(size * JOIN_BYTES / memory))
+    turns = math.ceil(size * JOIN_BYTES / memory / at_once)
+    return at_once * turns if size * JOIN_BYTES > min(memory, _WORTH_SHARING) else 1
 
 
 def bucket_of(hashes: np.ndarray, buckets: int) -> np.ndarray:

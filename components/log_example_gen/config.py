@@ -177,6 +177,11 @@ class JoinConfig(Section):
         1.0,
         description="Memory in GiB that a worker may use for rows. The join cuts them into buckets by it, on disk.",
     )
+    threads: PositiveInt | None = Field(
+        None,
+        description="Files read or buckets joined at once by a worker, which share its memory; by default one per "
+        "core, four at most, in the process itself, and one where Beam has workers of its own.",
+    )
     keep_days: PositiveInt | None = Field(
         None,
         description="Joined days more than this many days before the last one are removed; all are kept by default.",

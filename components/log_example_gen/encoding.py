@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tfx.dsl.io import fileio
 
+from components.log_example_gen.buckets import create
+
 _ROWS = 1 << 13
 """Rows encoded at once: few enough for the processor's cache and for the allocator to hand out the same memory."""
 
@@ -75,10 +77,9 @@ def write_examples(table: pa.Table, path: str, partial: str) -> None:
       partial: folder on the same file system for files that are not whole.
     """
     part = os.path.join(partial, uuid.uuid4().hex)
-    with fileio.open(part, "wb") as file:
-        file.write(b"")  # an empty file is a file too
+    with create(part) as file:
         for records in encode_records(table):
-            file.write(bytes(records))
+            file.write(records)
     fileio.rename(part, path, overwrite=True)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import apache_beam as beam
 from absl import logging
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from pydantic import TypeAdapter
 from tfx import types
 from tfx.components.util import examples_utils
@@ -55,6 +55,9 @@ from models.section import UserError
 OTHER_DAYS = "other days"
 """Stands for a day in the counts of rows that belong to days outside of the window."""
 
+MOST_THREADS = 4
+"""Of a worker by default: beyond these they wait for Python's lock more than they work."""
+
 REPORT_FILE = "report.json"
 REJECTED_DIR = "rejected"
 
@@ -71,12 +74,17 @@ class JoinOptions(PipelineOptions):
     @classmethod
     def _add_argparse_args(cls, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--join_memory_gib", type=float, default=JoinConfig().memory_gib)
+        parser.add_argument("--join_threads", type=int, default=0)
         parser.add_argument("--keep_joined_days", type=int, default=0)
 
     @staticmethod
     def flags(config: JoinConfig) -> list[str]:
         """The flags that a configuration stands for."""
-        return [f"--join_memory_gib={config.memory_gib}", f"--keep_joined_days={config.keep_days or 0}"]
+        return [
+            f"--join_memory_gib={config.memory_gib}",
+            f"--join_threads={config.threads or 0}",
+            f"--keep_joined_days={config.keep_days or 0}",
+        ]
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -164,16 +172,18 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         counts_file = os.path.join(folder, "counts.json")
         last = days[-1]
         with deaths_raised(), self._make_beam_pipeline() as pipeline:
-            memory = round(pipeline.options.view_as(JoinOptions).join_memory_gib * 2**30)
+            threads = threads_of(pipeline.options)
+            memory = round(pipeline.options.view_as(JoinOptions).join_memory_gib * 2**30) // threads
             transform = JoinLogs(
                 specs=specs,
                 rules=of_days,
                 sampled=[inputs.day for inputs in days if inputs.sampled],
                 folder=folder,
-                buckets=bucket_count(files.values(), specs, memory),
+                buckets=bucket_count(files.values(), specs, memory, threads),
                 memory=memory,
                 forgotten=forgotten,
                 form=form,
+                threads=threads,
             )
             _ = (
                 pipeline
@@ -201,6 +211,14 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             day = inputs.day.isoformat()
             store.put(inputs, os.path.join(folder, "days", day), shards.get(day, {}), _of_day(counts, day))
         fileio.rmtree(folder)
+
+
+def threads_of(options: PipelineOptions) -> int:
+    """Threads of a worker: one per core in the process itself, and one where the runner has workers of its own."""
+    runner = options.view_as(StandardOptions).runner or ""
+    inside = runner.endswith("FnApiRunner") and options.view_as(DirectOptions).direct_running_mode == "in_memory"
+    default = min(len(os.sched_getaffinity(0)), MOST_THREADS) if inside else 1
+    return options.view_as(JoinOptions).join_threads or default
 
 
 def window_of(properties: Mapping[str, str]) -> Window:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import date
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from components.log_example_gen.parquet import write_parquet
 from components.log_example_gen.parsing import LogSpec, parse_file
 from components.log_example_gen.reading import UnreadableFile, row_group_bytes
 from components.log_example_gen.report import Counts, count_joined, count_parsed, merge
+from components.log_example_gen.threads import ThreadedDoFn
 from components.log_example_gen.window import LogFile
 
 PART_BYTES = 64 << 20
@@ -52,9 +53,11 @@ class JoinLogs(beam.PTransform):
       folder: gets `days/DAY/` with the examples of a day in files named by the place of their hash, `files/KEY/` with
         the rejected rows of a file, and `partial/` with what is of use only while this runs.
       buckets: number of buckets. It does not change the examples.
-      memory: bytes that a worker may take for rows: a bucket that needs more is cut further.
+      memory: bytes that a task, which reads a part of a file or joins a bucket, may take for rows: a bucket that needs
+        more is cut further.
       forgotten: users whose rows are left out.
       form: what the examples are written as.
+      threads: tasks of a worker at once.
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class JoinLogs(beam.PTransform):
         memory: int,
         forgotten: Forgotten = NOBODY,
         form: Form = "tfrecord",
+        threads: int = 1,
     ):
         super().__init__()
         self._specs, self._rules, self._sampled, self._folder = dict(specs), rules, frozenset(sampled), folder
         self._buckets, self._memory, self._forgotten, self._form = buckets, memory, forgotten, form
+        self._threads = threads
 
     def expand(self, files: beam.PCollection[LogFile]) -> beam.PCollection[dict[str, Any]]:
         read = (
@@ -78,13 +83,14 @@ class JoinLogs(beam.PTransform):
             | "Cut" >> beam.FlatMap(_parts, self._specs)
             | "Spread" >> beam.Reshuffle()
             | "Read"
-            >> beam.ParDo(_ReadPart(self._specs, self._folder, self._buckets, self._memory)).with_outputs(
-                "counts", main="pieces"
-            )
+            >> beam.ParDo(
+                _ReadPart(self._specs, self._folder, self._buckets, self._memory, self._threads)
+            ).with_outputs("counts", main="pieces")
         )
         joined = (
             read.pieces
             | "ByBucket" >> beam.GroupByKey()
+            | "AsList" >> beam.MapTuple(lambda bucket, pieces: (bucket, list(pieces)))
             | "JoinBucket"
             >> beam.ParDo(
                 _JoinBucket(
@@ -96,6 +102,7 @@ class JoinLogs(beam.PTransform):
                     self._memory,
                     self._forgotten,
                     self._form,
+                    self._threads,
                 )
             )
         )
@@ -118,11 +125,12 @@ def _parts(file: LogFile, specs: Mapping[str, LogSpec]) -> Iterator[_Part]:
             start, size = group, 0
 
 
-class _ReadPart(beam.DoFn):
-    def __init__(self, specs: Mapping[str, LogSpec], folder: str, buckets: int, memory: int):
+class _ReadPart(ThreadedDoFn):
+    def __init__(self, specs: Mapping[str, LogSpec], folder: str, buckets: int, memory: int, threads: int):
+        super().__init__(threads)
         self._specs, self._folder, self._buckets, self._memory = specs, folder, buckets, memory
 
-    def process(self, part: _Part) -> Iterator[Any]:
+    def work(self, part: _Part) -> Iterator[Any]:
         file, groups = part
         counts: dict[str, Any] = {}
         folder = os.path.join(self._folder, "files", file_key(file))
@@ -150,7 +158,7 @@ class _ReadPart(beam.DoFn):
         yield beam.pvalue.TaggedOutput("counts", {"files": {file_key(file): of_file}, "problems": problems})
 
 
-class _JoinBucket(beam.DoFn):
+class _JoinBucket(ThreadedDoFn):
     def __init__(
         self,
         specs: Mapping[str, LogSpec],
@@ -161,12 +169,14 @@ class _JoinBucket(beam.DoFn):
         memory: int,
         forgotten: Forgotten,
         form: Form,
+        threads: int,
     ):
+        super().__init__(threads)
         self._specs, self._rules, self._sampled, self._folder = specs, rules, sampled, folder
         self._buckets, self._memory, self._forgotten, self._form = buckets, memory, forgotten, form
 
-    def process(self, element: tuple[int, Iterable[Piece]]) -> Iterator[dict[str, Any]]:
-        bucket, pieces = element[0], list(element[1])
+    def work(self, element: tuple[int, list[Piece]]) -> Iterator[dict[str, Any]]:
+        bucket, pieces = element
         parts = parts_of(pieces, self._memory)
         for part in range(parts):
             yield self._join(pieces, bucket * parts + part, self._buckets * parts)

@@ -98,6 +98,20 @@ class TestSizes:
         assert count(10 << 30, 2 << 30) == 5 * per_byte
         assert count(1 << 30, 1 << 30, "a.gz") == module.GZIP * per_byte
 
+    def test_buckets_that_are_joined_at_once_keep_all_busy(self):
+        day = window_of_days("2026-01-01", "2026-01-01", "2026-01-01", "2026-01-02").first_day
+
+        def count(size, memory, at_once):
+            return bucket_count([LogFile("exposures", "/logs/a.parquet", "a", day, size, 0)], SPECS, memory, at_once)
+
+        per_byte = int(module.ROW_BYTES["parquet"] * module.JOIN_BYTES)
+        assert count(1 << 30, 1 << 28, 4) == 4 * per_byte
+        # The last turn is full: 41 buckets would leave two of three idle.
+        assert count((1 << 30) + (1 << 29) // per_byte, 1 << 30, 3) == 42
+        # What fits at once is cut where it is worth it, and not where it is little.
+        assert count(1 << 30, 1 << 40, 3) == 3
+        assert count(1 << 20, 1 << 40, 3) == 1
+
     def test_a_bucket_that_needs_too_much_is_cut(self):
         pieces = [("exposures", "f", 0, 600), ("click", "g", 0, 400)]
         assert parts_of(pieces, 1000 * int(module.JOIN_BYTES)) == 1
