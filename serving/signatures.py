@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 import tensorflow_transform as tft
+import tf_keras as keras
 
 from models.features import Feature, IdListFeature
 from models.preprocessing import features_to_json, raw_dtype
@@ -17,6 +19,16 @@ from serving.transform_graph import DESCRIPTION, check_transform, transform_hash
 from serving.value import value_formula
 
 
+class _Untracked:
+    """Holds an object that is not to be saved with what it is an attribute of."""
+
+    def __init__(self, held: Ranker):
+        self._held = held
+
+    def __call__(self) -> Ranker:
+        return self._held
+
+
 class ServingModel(tf.Module):
     """A ranker behind its transform graph, with the signatures of `export`."""
 
@@ -24,11 +36,11 @@ class ServingModel(tf.Module):
         self, ranker: Ranker, transform: tft.TFTransformOutput, features: tuple[Feature, ...], value: str | None = None
     ):
         super().__init__(name="serving_model")
-        # Not the ranker itself: it would bring the optimizers' state into the SavedModel.
-        self.encoder = ranker.encoder
-        self.interaction = ranker.interaction
-        self.trunk = ranker.trunk
-        self.heads = ranker.heads
+        # Its weights alone are saved, without optimizers, and without layers: Keras would trace each of their functions.
+        self._ranker = _Untracked(ranker)
+        for name in ("encoder", "interaction", "trunk", "heads"):
+            if getattr(ranker, name) is not None:
+                setattr(self, name, _weights(getattr(ranker, name)))
         self.transform = transform.transform_features_layer()
         self._features = features
         self._labels = tuple(t.label for t in ranker.tasks)
@@ -36,7 +48,7 @@ class ServingModel(tf.Module):
         self._once = tuple(f.name for f in features if f.side != "item")
         self._each = tuple(f.name for f in features if f.side == "item")
         self._value = value_formula(value, features, ranker.tasks)
-        once, each = self.encoder.columns
+        once, each = ranker.encoder.columns
         self.split_kernels = SplitKernels(once, each)
         # Finds the first layers and splits their kernels.
         self._probabilities(Sides(tf.zeros([1, len(once)]), tf.zeros([1, len(each)]), self.split_kernels))
@@ -48,27 +60,25 @@ class ServingModel(tf.Module):
 
     def _score(self, raw: dict[str, tf.Tensor | tf.SparseTensor]) -> dict[str, tf.Tensor]:
         transformed = self.transform(raw)
-        return self._probabilities(self.encoder({f.name: transformed[f.name] for f in self._features}))
+        return self._probabilities(self._ranker().encoder({f.name: transformed[f.name] for f in self._features}))
 
     def _probabilities(self, embedded: tf.Tensor | Sides) -> dict[str, tf.Tensor]:
-        if self.interaction is not None:
-            embedded = self.interaction(embedded.whole() if isinstance(embedded, Sides) else embedded)
-        shared = self.trunk.shared(embedded, training=False)
-        representations = self.trunk.split(shared, embedded, training=False)
-        return self.heads.probabilities(self.heads(representations, training=False))
+        ranker = self._ranker()
+        if ranker.interaction is not None:
+            embedded = ranker.interaction(embedded.whole() if isinstance(embedded, Sides) else embedded)
+        shared = ranker.trunk.shared(embedded, training=False)
+        representations = ranker.trunk.split(shared, embedded, training=False)
+        return ranker.heads.probabilities(ranker.heads(representations, training=False))
 
-    @tf.function
     def serving_default(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores serialized tf.Examples, string [batch]."""
         spec = {f.name: self._raw_spec[f.name] for f in self._features}
         return self._score(tf.io.parse_example(examples, spec))
 
-    @tf.function
     def predict(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores raw columns by feature name; '' and NaN are missing values."""
         return self._score({name: self._as_parsed(name, column) for name, column in columns.items()})
 
-    @tf.function
     def rank(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores the candidates of one request.
 
@@ -90,7 +100,7 @@ class ServingModel(tf.Module):
         transformed = dict(self.transform(raw))
         # What is known to have one row is spread over the candidates where a layer needs it beside theirs.
         transformed |= {n: tf.ensure_shape(transformed[n], [1, *transformed[n].shape[1:]]) for n in self._once}
-        embedded = self.encoder.sides({f.name: transformed[f.name] for f in self._features})
+        embedded = self._ranker().encoder.sides({f.name: transformed[f.name] for f in self._features})
         probabilities = self._probabilities(Sides(*embedded, self.split_kernels))
         numbers = {n: tf.reshape(columns[n], [-1]) for n in self._each if n in self._value.used}
         value = self._value({**probabilities, **numbers})
@@ -107,13 +117,13 @@ class ServingModel(tf.Module):
         told += ["; and as many rows of each of", ", ".join(self._each), "; got", each]
         return tf.debugging.Assert(right, told, summarize=-1)
 
-    @tf.function
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Transformed features, and labels, of serialized tf.Examples; labels that are not there are 0."""
         names = [*(f.name for f in self._features), *self._labels]
         return self.transform(tf.io.parse_example(examples, {name: self._raw_spec[name] for name in names}))
 
     def signatures(self) -> dict[str, Any]:
+        """Each signature, traced once."""
         serialized = tf.TensorSpec([None], tf.string, name="examples")
         columns = {
             f.name: tf.TensorSpec([None, None] if isinstance(f, IdListFeature) else [None], raw_dtype(f), name=f.name)
@@ -124,12 +134,12 @@ class ServingModel(tf.Module):
             name: tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=name) if name in self._once else spec
             for name, spec in columns.items()
         }
-        ranking = {"rank": self.rank.get_concrete_function(**ranked)} if self._each else {}
+        ranking = {"rank": _traced(self.rank, **ranked)} if self._each else {}
         return {
             **ranking,
-            "serving_default": self.serving_default.get_concrete_function(serialized),
-            "predict": self.predict.get_concrete_function(**columns),
-            "transform_features": self.transform_features.get_concrete_function(serialized),
+            "serving_default": _traced(self.serving_default, serialized),
+            "predict": _traced(self.predict, **columns),
+            "transform_features": _traced(self.transform_features, serialized),
         }
 
     def _as_parsed(self, name: str, column: tf.Tensor, rows: int | None = None) -> tf.Tensor | tf.SparseTensor:
@@ -143,6 +153,17 @@ class ServingModel(tf.Module):
         # With all values: the transform itself drops those that are missing.
         everywhere = tf.where(tf.ones_like(table, tf.bool))
         return tf.SparseTensor(everywhere, tf.reshape(table, [-1]), tf.shape(table, tf.int64))
+
+
+def _weights(layer: keras.layers.Layer) -> tf.train.Checkpoint:
+    """The weights of a layer, under the names that Keras would save them by."""
+    tables = {f"tables_{table.shape[1]}": table for table in getattr(layer, "tables", ())}
+    return tf.train.Checkpoint(variables=layer.weights, **tables)
+
+
+def _traced(scores: Callable, *columns: tf.TensorSpec, **named: tf.TensorSpec) -> Any:
+    # Nothing in them needs conversion, which would take most of the time.
+    return tf.function(scores, autograph=False).get_concrete_function(*columns, **named)
 
 
 def _rows(column: tf.Tensor, declared: bool) -> tf.Tensor:
