@@ -15,6 +15,7 @@ from components.example_validator.config import ValidationConfig
 from components.log_example_gen.config import AttributionConfig, JoinConfig, LogsConfig, SamplingConfig, WindowConfig
 from components.log_example_gen.parsing import count_name, delay_name, value_name
 from components.offline_ab.config import EvidenceConfig, check_evidence
+from components.serving_check.config import ServingCheckConfig
 from components.trainer.config import TrainingConfig
 from models.balancing import AnyBalancer, GramBalancer, Static
 from models.features import Feature, check_features
@@ -41,6 +42,7 @@ class ServingConfig(Section):
         description="What signature `rank` orders candidates by: arithmetic over the probabilities and the items' "
         "numbers, such as pctr + 20 * pctcvr. By default pctcvr, times the item's number `price` if there is one.",
     )
+    check: ServingCheckConfig = ServingCheckConfig()
 
 
 class BeamConfig(Section):

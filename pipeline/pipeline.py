@@ -19,6 +19,7 @@ from components.log_example_gen.executor import JoinOptions
 from components.offline_ab import OfflineABTest
 from components.promotion import Promotion
 from components.schema import CuratedSchema
+from components.serving_check import ServingCheck
 from components.trainer.config import TrainerSpec
 from models.preprocessing import features_to_json
 from models.section import UserError
@@ -126,6 +127,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
             s.canonical_json()
             for s in (config.attribution, config.validation, config.evaluation, *config.gates, config.evidence)
         ),
+        config.serving.check.canonical_json(),
         inputs.inputs_fingerprint,
         inputs.schema_text,
         _whole_code(),
@@ -189,12 +191,24 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         splits=["eval"],
         code_fingerprint=code_fingerprint("components.offline_ab.executor"),
     )
+    # The exported model as TF Serving will have it: the trainer's scores, without Python, in time.
+    serving_check = ServingCheck(
+        model=trainer.outputs["model"],
+        model_run=trainer.outputs["model_run"],
+        examples=examples.outputs["examples"],
+        config=config.serving.check,
+        tasks=config.tasks,
+        model_name=config.serving.model_name,
+        split="eval",
+        code_fingerprint=code_fingerprint("components.serving_check.executor"),
+    )
     promotion = Promotion(
         model=trainer.outputs["model"],
         baseline=baseline.outputs["model"],
         blessing=evaluator.outputs["blessing"],
         evaluation=evaluator.outputs["evaluation"],
         evidence=evidence.outputs["evidence"],
+        serving_check=serving_check.outputs["blessing"],
         statistics=statistics.outputs["statistics"],
         **repository,
         window=inputs.window.canonical_json(),
@@ -204,7 +218,8 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         pipeline_name=config.name,
         pipeline_root=str(root / "artifacts"),
         components=[
-            *(examples, schema, baseline, statistics, validator, transform, trainer, evaluator, evidence, promotion)
+            *(examples, schema, baseline, statistics, validator, transform),
+            *(trainer, evaluator, evidence, serving_check, promotion),
         ],
         enable_cache=enable_cache,
         metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
@@ -221,5 +236,6 @@ def _whole_code() -> str:
         "components.trainer.run_fn",
         "components.evaluator.executor",
         "components.offline_ab.executor",
+        "components.serving_check.executor",
         "components.promotion.executor",
     )

@@ -18,6 +18,7 @@ from components.offline_ab import Evidence, read_evidence
 from components.offline_ab.document import Estimate
 from components.offline_ab.page import PAGE_FILE as EVIDENCE_PAGE
 from components.promotion import Verdict, read_verdict
+from components.serving_check import ServingVerdict, read_serving_check
 from models.features import Feature
 from models.tasks import outputs as chain_outputs
 from pipeline.config import Config
@@ -53,6 +54,7 @@ class Summary:
       result: states of the components.
       candidate, baseline: metrics of the candidate, and of the model in service where it was compared.
       evidence: comparison of both on the same rows.
+      serving_check: what the candidate showed in TensorFlow's C++ loader.
       verdict: what was decided.
       model_name: name of the model in the repository.
       served: version in service now, None for none.
@@ -65,6 +67,7 @@ class Summary:
     candidate: list[TaskMetrics]
     baseline: list[TaskMetrics]
     evidence: Evidence
+    serving_check: ServingVerdict
     verdict: Verdict
     model_name: str
     served: Version | None
@@ -90,6 +93,7 @@ def summarise(config: Config, root: Path, result: RunResult) -> Summary:
         candidate=read_summary(str(evaluation)),
         baseline=read_summary(str(evaluation), model="baseline"),
         evidence=read_evidence(result.output("OfflineABTest", "evidence")),
+        serving_check=read_serving_check(str(result.output("ServingCheck", "blessing"))),
         verdict=read_verdict(str(result.output("Promotion", "promotion"))),
         model_name=config.serving.model_name,
         served=served,
@@ -174,6 +178,8 @@ def render(summary: Summary, console: Console) -> None:
     say(console, "verdict", _decision(summary.verdict))
     for reason in summary.verdict.reasons:
         say(console, "", f"- {reason}")
+    for name, line in zip(("serving check", ""), _served_like(summary.serving_check)):
+        say(console, name, line)
     if summary.served is None:
         say(console, "in service", "no model yet")
     else:
@@ -220,12 +226,23 @@ def _gain(difference: Estimate | None) -> str:
     return f"{difference.value:+.4f} ± {(difference.high - difference.low) / 2:.4f}"
 
 
+def _served_like(check: ServingVerdict) -> tuple[str, ...]:
+    """What the check of the exported model found, a line each."""
+    if not check.blessed:
+        return ("not passed",)
+    furthest = max((p.difference for p in check.parity), default=0.0)
+    timed = ", ".join(f"{t.candidates:,}: {t.p50_ms:.1f} / {t.p99_ms:.1f}" for t in check.latency)
+    lines = (f"scores within {furthest:.1g} of the trainer's, without Python",)
+    return (*lines, f"ms by candidates (p50 / p99): {timed}") if timed else lines
+
+
 def _decision(verdict: Verdict) -> str:
     if verdict.verdict == "promote":
         before = "the first model" if verdict.baseline is None else f"in place of version {verdict.baseline}"
         return f"version {verdict.version} went into service, {before}"
     stays = "no model is in service" if verdict.stable is None else f"version {verdict.stable} stays in service"
-    return f"version {verdict.version} did not go into service; {stays}"
+    candidate = "the candidate" if verdict.version is None else f"version {verdict.version}"
+    return f"{candidate} did not go into service; {stays}"
 
 
 _FEATURES_SHOWN = 14

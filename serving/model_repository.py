@@ -134,6 +134,7 @@ class ModelRepository:
         source: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         extra: Mapping[str, str | Path] | None = None,
+        beside: str | Path | None = None,
     ) -> int:
         """Adds a SavedModel as the next version and labels it `candidate`.
 
@@ -146,6 +147,8 @@ class ModelRepository:
           source: what makes two publications the same; the hash of the folder's content by default.
           metadata: JSON values to keep with the version.
           extra: files to add under `assets.extra/seesaw/published/`: relative path there to file.
+          beside: folder with files that a server reads beside the SavedModel, in the places that they have there,
+            such as assets.extra/tf_serving_warmup_requests.
 
         Returns:
           Number of the version.
@@ -168,6 +171,8 @@ class ModelRepository:
                 _copy_durably(saved_model, aside, skip=ASSETS)
                 for relative, file in (extra or {}).items():
                     _copy_file_durably(Path(file), aside / ASSETS / relative)
+                if beside is not None:
+                    _copy_durably(Path(beside), aside, skip=ASSETS)
                 _write_durably(aside / _DETAILS, json.dumps(details, indent=1, sort_keys=True) + "\n")
                 for folder, _, _ in os.walk(aside):
                     _flush(folder)

@@ -36,7 +36,7 @@ class ServingModel(tf.Module):
         self, ranker: Ranker, transform: tft.TFTransformOutput, features: tuple[Feature, ...], value: str | None = None
     ):
         super().__init__(name="serving_model")
-        # Its weights alone are saved, without optimizers, and without layers: Keras would trace each of their functions.
+        # Only weights are saved: no optimizers, and no layers, each of whose functions Keras would trace.
         self._ranker = _Untracked(ranker)
         for name in ("encoder", "interaction", "trunk", "heads"):
             if getattr(ranker, name) is not None:

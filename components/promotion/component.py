@@ -25,6 +25,7 @@ class PromotionSpec(ComponentSpec):
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
         "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
         "evidence": ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "serving_check": ChannelParameter(type=standard_artifacts.InfraBlessing),
         "statistics": ChannelParameter(type=standard_artifacts.ExampleStatistics, optional=True),
     }
     # A standard type, because Kubeflow's runner knows no others by their name.
@@ -35,10 +36,11 @@ class Promotion(base_component.BaseComponent):
     """Publishes the candidate as a new version, and makes it `stable` if the gates and the evidence let it.
 
     It needs both: the blessing of the Evaluator's gates, and the verdict 'promote' of the comparison. Where the two
-    differ the reasons say so. It takes the place of TFX's Pusher. A candidate that did not pass stays in the repository
-    under the label `candidate`. One that passed against a model that is no longer in service, because another run
-    promoted in the meantime, stays there too: nothing is overwritten unseen. Doing it again after a kill
-    publishes and promotes nothing twice.
+    differ the reasons say so. A candidate without the blessing of ServingCheck is not published at all.
+    It takes the place of TFX's Pusher. A candidate that did not pass gates or rules stays in the repository under the
+    label `candidate`. One that passed against a model that is no longer in service, because another run promoted in the
+    meantime, stays there too: nothing is overwritten unseen. Doing it again after a kill publishes and promotes
+    nothing twice.
 
     Outputs: `promotion`, with promotion.json (`components.promotion.read_verdict`).
 
@@ -47,6 +49,7 @@ class Promotion(base_component.BaseComponent):
       baseline: of the Baseline component.
       blessing, evaluation: of the Evaluator.
       evidence: of OfflineABTest.
+      serving_check: of ServingCheck; its files are published with the candidate.
       statistics: of the examples; those of the training days go with the version, so that the next
         run can look for drift.
       repository: root of the model repository.
@@ -65,6 +68,7 @@ class Promotion(base_component.BaseComponent):
         blessing: types.BaseChannel,
         evaluation: types.BaseChannel,
         evidence: types.BaseChannel,
+        serving_check: types.BaseChannel,
         repository: str,
         model_name: str,
         window: str,
@@ -78,6 +82,7 @@ class Promotion(base_component.BaseComponent):
                 blessing=blessing,
                 evaluation=evaluation,
                 evidence=evidence,
+                serving_check=serving_check,
                 statistics=statistics,
                 repository=repository,
                 model_name=model_name,

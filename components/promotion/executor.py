@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from absl import logging
@@ -16,12 +13,14 @@ from tfx.components.statistics_gen.stats_artifact_utils import BINARY_PB_BASENAM
 from tfx.dsl.components.base import base_executor
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 from components.baseline.layout import EVALUATION_STATISTICS, STATISTICS, baseline_version
 from components.evaluator.results import comparison, explain_validation
+from components.local_copy import local_folder
 from components.offline_ab.document import DOCUMENT_FILE, Evidence, read_evidence
 from components.promotion.verdict import Verdict
+from components.serving_check.document import FILES, read_serving_check
 from serving.model_repository import ModelRepository, ServiceChanged
 
 _BLESSED = "BLESSED"
@@ -30,8 +29,8 @@ _BLESSED = "BLESSED"
 class Executor(base_executor.BaseExecutor):
     """Executor of Promotion.
 
-    Input keys: model, baseline, blessing, evaluation, evidence, statistics (optional). Output key: promotion.
-    Parameters: repository, model_name, window.
+    Input keys: model, baseline, blessing, evaluation, evidence, serving_check, statistics (optional).
+    Output key: promotion. Parameters: repository, model_name, window.
     """
 
     def Do(
@@ -44,22 +43,29 @@ class Executor(base_executor.BaseExecutor):
         baseline = baseline_version(artifact_utils.get_single_uri(input_dict["baseline"]))
         evidence = _evidence(input_dict)
         passed, reasons = _judgement(input_dict, evidence)
+        check_folder = artifact_utils.get_single_uri(input_dict["serving_check"])
+        serving_check = read_serving_check(check_folder)
+        if not serving_check.blessed:
+            reasons = ["the serving check did not pass", *serving_check.reasons, *reasons]
+            _conclude(output_dict, _kept_out(repository, baseline, evidence, reasons))
+            return
         with contextlib.ExitStack() as stack:
             saved_model = stack.enter_context(
-                _local(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])))
+                local_folder(path_utils.serving_model_path(artifact_utils.get_single_uri(input_dict["model"])))
             )
             # What the version was judged by stays with it: the watch over the model in service compares with that.
             evidence_folder = artifact_utils.get_single_uri(input_dict["evidence"])
-            extra = {DOCUMENT_FILE: stack.enter_context(_local(evidence_folder)) / DOCUMENT_FILE}
+            extra = {DOCUMENT_FILE: stack.enter_context(local_folder(evidence_folder)) / DOCUMENT_FILE}
             if input_dict.get("statistics"):
                 for name, split in ((STATISTICS, "train"), (EVALUATION_STATISTICS, "eval")):
                     folder = artifact_utils.get_split_uri(input_dict["statistics"], split)
-                    extra[name] = stack.enter_context(_local(folder)) / BINARY_PB_BASENAME
+                    extra[name] = stack.enter_context(local_folder(folder)) / BINARY_PB_BASENAME
             version = repository.publish(
                 saved_model,
                 reason="; ".join(reasons),
                 metadata={"window": json.loads(exec_properties["window"]), "baseline": baseline},
                 extra=extra,
+                beside=stack.enter_context(local_folder(os.path.join(check_folder, FILES))),
             )
         verdict: Literal["promote", "keep"] = "keep"
         if passed:
@@ -68,24 +74,43 @@ class Executor(base_executor.BaseExecutor):
                 verdict = "promote"
             except ServiceChanged as changed:
                 reasons.append(f"{changed} since this run began; run again to compare with it")
-        result = Verdict(
-            verdict=verdict,
-            version=version,
-            stable=repository.labels().get("stable"),
-            baseline=baseline,
-            evidence=evidence.verdict,
-            reasons=tuple(reasons),
-            path=str(repository.path / str(version)),
+        _conclude(
+            output_dict,
+            Verdict(
+                verdict=verdict,
+                version=version,
+                stable=repository.labels().get("stable"),
+                baseline=baseline,
+                evidence=evidence.verdict,
+                reasons=tuple(reasons),
+                path=str(repository.path / str(version)),
+            ),
         )
-        logging.info("Version %d: %s. %s", version, verdict, "; ".join(reasons))
-        promotion = artifact_utils.get_single_instance(output_dict["promotion"])
-        result.write(promotion.uri)
-        promotion.set_int_custom_property("version", version)
-        promotion.set_string_custom_property("verdict", verdict)
+
+
+def _kept_out(repository: ModelRepository, baseline: int | None, evidence: Evidence, reasons: list[str]) -> Verdict:
+    """Verdict on a candidate that is not published."""
+    return Verdict(
+        verdict="keep",
+        version=None,
+        stable=repository.labels().get("stable"),
+        baseline=baseline,
+        evidence=evidence.verdict,
+        reasons=tuple(reasons),
+        path=None,
+    )
+
+
+def _conclude(output_dict: dict[str, list[types.Artifact]], verdict: Verdict) -> None:
+    logging.info("Version %s: %s. %s", verdict.version or "none", verdict.verdict, "; ".join(verdict.reasons))
+    promotion = artifact_utils.get_single_instance(output_dict["promotion"])
+    verdict.write(promotion.uri)
+    promotion.set_int_custom_property("version", verdict.version or 0)
+    promotion.set_string_custom_property("verdict", verdict.verdict)
 
 
 def _evidence(input_dict: dict[str, list[types.Artifact]]) -> Evidence:
-    with _local(artifact_utils.get_single_uri(input_dict["evidence"])) as folder:
+    with local_folder(artifact_utils.get_single_uri(input_dict["evidence"])) as folder:
         return read_evidence(folder)
 
 
@@ -114,14 +139,3 @@ def _gates(input_dict: dict[str, list[types.Artifact]]) -> tuple[bool, list[str]
             against = f"by absolute floors alone, because {compared['not_compared']}"
         reasons = [f"passed all gates, {against}"]
     return passed, reasons or ["the evaluation gave no blessing"]
-
-
-@contextlib.contextmanager
-def _local(folder: str) -> Iterator[Path]:
-    """The folder on a mounted file system: itself, or a copy of what is in a bucket."""
-    if "://" not in folder:
-        yield Path(folder)
-        return
-    with tempfile.TemporaryDirectory() as copy:
-        io_utils.copy_dir(folder, copy)
-        yield Path(copy)

@@ -18,21 +18,21 @@ class Verdict:
 
     Attributes:
       verdict: 'promote' when it went into service, 'keep' when the model in service stayed.
-      version: number that the candidate has in the repository.
+      version: number that the candidate has in the repository; None without the blessing of ServingCheck.
       stable: version in service after the verdict, None for none.
       baseline: version that it was judged against, None for none.
       evidence: verdict of the comparison; 'promote' is needed, beside the gates.
       reasons: why, a line each.
-      path: folder of the candidate's version.
+      path: folder of the candidate's version, if it has one.
     """
 
     verdict: Literal["promote", "keep"]
-    version: int
+    version: int | None
     stable: int | None
     baseline: int | None
     evidence: Literal["promote", "keep", "not_enough_data"]
     reasons: tuple[str, ...]
-    path: str
+    path: str | None
 
     def write(self, uri: str) -> None:
         fileio.makedirs(uri)

@@ -19,6 +19,7 @@ from components.trainer.guard import refuse_divergence
 from components.trainer.input import Examples
 from components.trainer.loop import train
 from components.trainer.record import TrainingRecord
+from components.trainer.reference import score_reference
 from models.preprocessing import table_rows
 from models.ranker import Ranker
 from models.tasks import WEIGHT
@@ -36,8 +37,8 @@ def run_fn(fn_args: FnArgs) -> None:
         `custom_config["checkpoints"]` the folder of all runs' checkpoints.
 
     Outputs:
-      The SavedModel in `fn_args.serving_model_dir`; `training.json`, `training.png` and TensorBoard events in
-      `fn_args.model_run_dir`.
+      The SavedModel in `fn_args.serving_model_dir`; `training.json`, `training.png`, `reference.npz` and TensorBoard
+      events in `fn_args.model_run_dir`.
     """
     spec = TrainerSpec.from_json(fn_args.custom_config["spec"])
     training = spec.training
@@ -85,6 +86,7 @@ def run_fn(fn_args: FnArgs) -> None:
     record.write()
     shown = json.dumps(record.evaluation)
     logging.info("Trained %d steps in %.0f s; on the evaluation days: %s.", record.steps, record.seconds, shown)
+    score_reference(ranker, evaluation).write(fn_args.model_run_dir)
     export(ranker, transform, spec.features, fn_args.serving_model_dir, model, spec.value)
     checkpoints.delete()
 

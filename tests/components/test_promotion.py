@@ -10,7 +10,7 @@ from components.promotion.executor import Executor
 from models.section import UserError
 from serving.model_repository import ModelRepository
 from tests.components.toy_artifacts import artifact, statistics_of, write_statistics
-from tests.components.toy_run import write_evaluation, write_evidence
+from tests.components.toy_run import write_evaluation, write_evidence, write_serving_check
 
 WINDOW = {"first_day": "2026-01-01", "last_day": "2026-01-04"}
 
@@ -34,7 +34,7 @@ def in_service(repository, tmp_path, content):
 
 def promote(
     tmp_path, content="candidate", baseline=None, failure=None, statistics=None, name="promotion",
-    evidence=("promote",), of_evaluation=None,
+    evidence=("promote",), of_evaluation=None, refused=(),
 ):
     folder = tmp_path / name
     model = artifact(standard_artifacts.Model, folder / "model")
@@ -46,6 +46,8 @@ def promote(
     write_evaluation(folder / "evaluation", folder / "blessing", baseline, failure)
     comparison = artifact(standard_artifacts.ModelEvaluation, folder / "evidence")
     write_evidence(folder / "evidence", *evidence)
+    check = artifact(standard_artifacts.InfraBlessing, folder / "serving_check")
+    write_serving_check(folder / "serving_check", refused)
     output = artifact(standard_artifacts.PushedModel, folder / "out")
     inputs = {
         "model": [model],
@@ -53,6 +55,7 @@ def promote(
         "evaluation": [evaluation],
         "blessing": [blessing],
         "evidence": [comparison],
+        "serving_check": [check],
     }
     if statistics is not None:
         of_split = {"train": statistics, "eval": of_evaluation or statistics}
@@ -63,7 +66,7 @@ def promote(
         {"repository": str(tmp_path / "repository"), "model_name": "ranker", "window": json.dumps(WINDOW)},
     )
     verdict = read_verdict(output.uri)
-    assert output.get_int_custom_property("version") == verdict.version
+    assert output.get_int_custom_property("version") == (verdict.version or 0)
     assert output.get_string_custom_property("verdict") == verdict.verdict
     return verdict
 
@@ -80,6 +83,8 @@ def test_first_model_goes_into_service_by_floors(tmp_path, repository):
     assert (published / "statistics/FeatureStats.pb").read_bytes() == statistics.SerializeToString()
     assert (published / "statistics/evaluation/FeatureStats.pb").read_bytes() == of_evaluation.SerializeToString()
     assert read_evidence(published).verdict == "promote"
+    assert (version.path / "assets.extra/tf_serving_warmup_requests").read_text() == "requests"
+    assert (version.path / "batching_params.pbtxt").read_text() == "parameters"
     assert version.details["metadata"] == {"window": WINDOW, "baseline": None}
     assert [h["reason"] for h in repository.history()] == [reason, reason]
 
@@ -134,6 +139,17 @@ def test_evidence_for_a_candidate_that_passed_the_gates_is_told_with_it(tmp_path
     found = promote(tmp_path, baseline=1, evidence=("promote", ("ctcvr auc: +0.01",)))
     assert found.verdict == "promote"
     assert found.reasons == ("passed all gates, against version 1", "ctcvr auc: +0.01")
+
+
+@pytest.mark.parametrize("failure", [None, "Metric not found."])
+def test_a_candidate_that_the_serving_check_refused_is_not_published_and_says_why(tmp_path, repository, failure):
+    in_service(repository, tmp_path, "old")
+    before = repository.history()
+    verdict = promote(tmp_path, baseline=1, failure=failure, refused=("latency: too slow",))
+    gates = "passed all gates, against version 1" if failure is None else "ctr auc: Metric not found."
+    reasons = ("the serving check did not pass", "latency: too slow", gates)
+    assert verdict == Verdict("keep", None, 1, 1, "promote", reasons, None)
+    assert repository.history() == before and [v.number for v in repository.versions()] == [1]
 
 
 @pytest.mark.parametrize("baseline, found", [(None, 2), (1, 2)])

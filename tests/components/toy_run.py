@@ -15,6 +15,7 @@ from tfx.types import standard_artifacts
 from components.baseline import Baseline, baseline_version, has_model
 from components.offline_ab.document import Data, Decision, Estimate, Evidence, RuleResult, Scorer, Settings
 from components.promotion import Promotion
+from components.serving_check import ServingVerdict
 
 
 def write_evaluation(evaluation: Path, blessing: Path, baseline: int | None, failure: str | None) -> None:
@@ -53,6 +54,15 @@ def write_evidence(folder: Path, verdict: Decision = "promote", reasons: tuple[s
     ).write(folder)
 
 
+def write_serving_check(folder: Path, reasons: tuple[str, ...] = ()) -> None:
+    """What ServingCheck leaves; with reasons the model is refused."""
+    ServingVerdict(blessed=not reasons, reasons=reasons).write(str(folder))
+    (folder / "files/assets.extra").mkdir(parents=True)
+    if not reasons:
+        (folder / "files/assets.extra/tf_serving_warmup_requests").write_text("requests")
+        (folder / "files/batching_params.pbtxt").write_text("parameters")
+
+
 @component
 def ToyTrainer(
     baseline: tfx.dsl.components.InputArtifact[standard_artifacts.Model],
@@ -72,9 +82,11 @@ def ToyEvaluator(
     evaluation: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelEvaluation],
     blessing: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelBlessing],
     evidence: tfx.dsl.components.OutputArtifact[standard_artifacts.ModelEvaluation],
+    serving_check: tfx.dsl.components.OutputArtifact[standard_artifacts.InfraBlessing],
 ):
     write_evaluation(Path(evaluation.uri), Path(blessing.uri), baseline_version(baseline.uri), failure=None)
     write_evidence(Path(evidence.uri))
+    write_serving_check(Path(serving_check.uri))
 
 
 def toy_run(root: Path, content: str, fingerprint: str) -> tfx.dsl.Pipeline:
@@ -89,6 +101,7 @@ def toy_run(root: Path, content: str, fingerprint: str) -> tfx.dsl.Pipeline:
         blessing=evaluator.outputs["blessing"],
         evaluation=evaluator.outputs["evaluation"],
         evidence=evaluator.outputs["evidence"],
+        serving_check=evaluator.outputs["serving_check"],
         **repository,
         window=json.dumps(window),
         code_fingerprint="",

@@ -41,7 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "Baseline", "CuratedSchema", "LogExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer",
-    "Evaluator", "OfflineABTest", "Promotion",
+    "Evaluator", "OfflineABTest", "ServingCheck", "Promotion",
 ]  # fmt: skip
 OUTPUTS = ("pctr", "pcvr", "pctcvr")
 
@@ -181,6 +181,24 @@ def test_evidence_of_a_first_model_has_its_values_alone(first, evaluated, served
     assert first.output("OfflineABTest", "evidence").joinpath("evidence.json").exists()
 
 
+def test_the_model_in_service_answers_as_the_trainer_without_python(shop, first):
+    check = first.summary.serving_check
+    assert check.blessed and check.reasons == ()
+    assert {(p.signature, p.of) for p in check.parity} == {
+        ("serving_default", "the trainer"), ("predict", "the trainer"), ("rank", "the trainer"),
+        ("rank", "signature predict"),
+    }  # fmt: skip
+    assert all(p.difference <= 1e-5 for p in check.parity)
+    assert [t.candidates for t in check.latency] == [100, 300, 1000]
+    assert "scores within" in first.command.stdout and "ms by candidates (p50 / p99): 100: " in first.command.stdout
+    # What was written for TF Serving is published with the model.
+    published = ModelRepository(shop.repository, "ranker").stable().path
+    files = first.output("ServingCheck", "blessing") / "files"
+    names = [str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()]
+    assert sorted(names) == ["assets.extra/tf_serving_warmup_requests", "batching_params.pbtxt"]
+    assert all((published / name).read_bytes() == (files / name).read_bytes() for name in names)
+
+
 def test_versions_are_compared_on_the_evaluation_days(shop, first, tmp_path):
     version = str(first.summary.served.path)
     words = ["compare", version, version, "--config", shop.config, "--logs", shop.logs, "--root", shop.root]
@@ -238,7 +256,7 @@ def test_second_run_is_served_from_the_cache(shop, first):
         again = shop.run()
     assert again.command.exit_code == 0, again.command.output
     assert again.states == dict.fromkeys(COMPONENTS, "cached")
-    assert "nothing changed: all 10 components were served from the cache" in again.command.stdout
+    assert "nothing changed: all 11 components were served from the cache" in again.command.stdout
     assert again.summary.result.outputs == first.summary.result.outputs
     assert [v.number for v in ModelRepository(shop.repository, "ranker").versions()] == [1]
 
@@ -417,7 +435,7 @@ def test_full_disk_while_publishing(next_day):
     # The run after the kill goes on with the Trainer.
     assert stop.states == {
         **dict.fromkeys(COMPONENTS[:6], "cached"), "Trainer": "done", "Evaluator": "done", "OfflineABTest": "done",
-        "Promotion": "failed",
+        "ServingCheck": "done", "Promotion": "failed",
     }  # fmt: skip
     assert f"{next_day.shop.repository / 'ranker'}: no space left on the disk while publishing" in stop.output
     assert "the model in service is as it was" in stop.output
@@ -436,7 +454,7 @@ def test_training_goes_on_where_it_was_killed(next_day):
 def test_kill_in_promotion(next_day):
     stop = next_day.stops["publish"]
     assert stop.exit_code == -signal.SIGKILL, stop.output
-    assert stop.states == {**dict.fromkeys(COMPONENTS[:9], "cached"), "Promotion": "running"}
+    assert stop.states == {**dict.fromkeys(COMPONENTS[:10], "cached"), "Promotion": "running"}
     labels = Path("ranker/labels.json")
     assert stop.repository[labels] == next_day.before[labels]
     assert {path: stop.repository[path] for path in next_day.before} == next_day.before
@@ -447,7 +465,7 @@ def test_kill_in_promotion(next_day):
 def test_next_run_ends_what_was_interrupted(next_day):
     done, repository = next_day.done, ModelRepository(next_day.shop.repository, "ranker")
     assert done.command.exit_code == 0, done.command.output
-    assert done.states == {**dict.fromkeys(COMPONENTS[:9], "cached"), "Promotion": "done"}
+    assert done.states == {**dict.fromkeys(COMPONENTS[:10], "cached"), "Promotion": "done"}
     assert done.summary.verdict.verdict == "promote"
     assert done.summary.verdict.baseline == 1
     assert done.summary.verdict.reasons[0] == "passed all gates, against version 1"

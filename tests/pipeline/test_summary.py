@@ -19,6 +19,8 @@ from components.offline_ab.document import (
     Support,
 )
 from components.promotion import Verdict
+from components.serving_check import ServingVerdict
+from components.serving_check.document import Latency, Parity
 from models.features import BucketedFeature, IdFeature, IdListFeature, NumberFeature
 from pipeline.local_runner import RunResult
 from pipeline.progress import ComponentRun
@@ -83,6 +85,19 @@ SUMMARY = Summary(
     candidate=[metrics("ctr", 0.71239), metrics("cvr", 0.68), metrics("ctcvr", 0.8)],
     baseline=[metrics("ctr", 0.70127), metrics("cvr", 0.67), metrics("ctcvr", 0.79)],
     evidence=EVIDENCE,
+    serving_check=ServingVerdict(
+        blessed=True,
+        reasons=(),
+        load_seconds=1.5,
+        parity=(
+            Parity(signature="predict", of="the trainer", rows=1000, requests=1, difference=0.0),
+            Parity(signature="rank", of="the trainer", rows=1000, requests=90, difference=1.8e-7),
+        ),
+        latency=(
+            Latency(signature="rank", candidates=100, runs=100, p50_ms=2.25, p99_ms=4.0),
+            Latency(signature="rank", candidates=1000, runs=100, p50_ms=7.7, p99_ms=24.15),
+        ),
+    ),
     verdict=Verdict("promote", 4, 4, 3, "promote", ("passed all gates, against version 3",), "/models/shop/4"),
     model_name="shop",
     served=Version(4, Path("/models/shop/4")),
@@ -114,6 +129,8 @@ def test_render(width):
     assert "version 4 went into service, in place of version 3" in text
     assert "- passed all gates, against version 3" in text
     assert "shop, version 4" in text
+    assert "serving check    scores within 2e-07 of the trainer's, without Python" in lines
+    assert f"{'':16} ms by candidates (p50 / p99): 100: 2.2 / 4.0, 1,000: 7.7 / 24.1" in lines
     assert "pctr 0.062500   pcvr 0.500000   pctcvr 0.031250" in lines
     assert "click 1, purchase 0" in text
     assert next(line for line in lines if line.startswith("band")).split() == ["band", "(missing)"]
@@ -159,6 +176,15 @@ def test_render_of_a_first_candidate_that_failed_the_gates():
 )
 def test_decision(verdict, expected):
     assert expected in rendered(replace(SUMMARY, verdict=verdict))
+
+
+def test_a_candidate_that_cannot_be_served():
+    reasons = ("the serving check did not pass", "rank: expected finite numbers as pctr")
+    refused = ServingVerdict(blessed=False, reasons=reasons[1:])
+    verdict = Verdict("keep", None, 3, 3, "promote", reasons, None)
+    text = rendered(replace(SUMMARY, serving_check=refused, verdict=verdict))
+    assert "the candidate did not go into service; version 3 stays in service" in text
+    assert "serving check    not passed" in text and "- rank: expected finite numbers as pctr" in text
 
 
 def test_first_example(tmp_path):
