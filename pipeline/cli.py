@@ -849,37 +849,80 @@ def rollback(
     root: RepositoryOption,
     model: ModelOption = None,
     reason: Annotated[str, typer.Option(help="Why, for the history.")] = "rolled back by hand",
-    models_config: Annotated[
-        Path | None,
-        typer.Option(
-            "--models-config",
-            metavar="FILE",
-            help="TF Serving's configuration to write: in two steps, with --wait seconds between them.",
-        ),
-    ] = None,
-    base_path: Annotated[
-        str | None, typer.Option("--base-path", metavar="DIR", help="The model's folder as TF Serving sees it.")
-    ] = None,
-    wait: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which TF Serving loads a version.")] = 60.0,
     verbose: VerboseOption = False,
 ) -> None:
     """Put the version that was in service before back in service.
 
-    The embedded server follows at once. For TF Serving write its configuration too (--models-config).
+    The embedded server follows at once, and so does TF Serving where `seesaw models-config --follow` runs beside it.
     """
     prepare_process(verbose=verbose)
     from serving.model_repository import ModelRepository
-    from serving.tf_serving import apply_in_steps
+
+    repository = ModelRepository(_repository_root(root), _model(_repository_root(root), model))
+    out, back = repository.rollback(reason)
+    _out().print(f"{repository.model}: version {back} is in service again, version {out} is 'previous'")
+
+
+@app.command("models-config", epilog="Example: `seesaw models-config --root demo/run --out models.config`")
+@_clean_errors
+def models_config(
+    root: RepositoryOption,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="TF Serving's --model_config_file.")],
+    model: ModelOption = None,
+    base_path: Annotated[
+        str | None, typer.Option("--base-path", metavar="DIR", help="The model's folder as TF Serving sees it.")
+    ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="TF Serving's REST API, which is asked for the versions it has loaded."),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on, and write whenever the labels change.")] = False,
+    poll: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look.")] = 2.0,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", help="How long TF Serving may take to load a version.")
+    ] = 600.0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write TF Serving's configuration of a model: the labelled versions, and the labels.
+
+    Where TF Serving runs (--server), labels move in two steps: it first loads the new versions beside the old ones, and
+    the labels move once it says that they are there. Without --server the file is what TF Serving starts with.
+    """
+    import signal
+    import threading
+    import time
+
+    prepare_process(verbose=verbose)
+    from serving.model_repository import ModelRepository
+    from serving.tf_serving import LabelFollower
 
     console = _out()
+    over = threading.Event()
+    if follow and server is None:
+        raise UserError("--follow: expected --server HOST:PORT, which tells when the new versions are in memory")
+    if follow:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: over.set())
     repository = ModelRepository(_repository_root(root), _model(_repository_root(root), model))
-    before = repository.labels()
-    out, back = repository.rollback(reason)
-    console.print(f"{repository.model}: version {back} is in service again, version {out} is 'previous'")
-    if models_config is not None:
-        with console.status("moving the labels of TF Serving"):
-            apply_in_steps(repository, before, models_config, base_path, wait)
-        say(console, "written", str(models_config))
+    if not follow and not repository.labels():
+        raise UserError(f"{repository.path}: expected a version with a label, found none")
+    follower = LabelFollower(repository, out, base_path, server)
+    last = time.monotonic() + wait
+    while not over.is_set():
+        config = follower.step()
+        if config is not None:
+            (entry,) = config.model_config_list.config
+            labels = ", ".join(f"{label} is version {number}" for label, number in sorted(entry.version_labels.items()))
+            versions = ", ".join(map(str, entry.model_version_policy.specific.versions))
+            console.print(f"{out}: version(s) {versions} in memory; {labels}", soft_wrap=True)
+        if not follow and follower.arrived:
+            return
+        if config is None and not follow and time.monotonic() > last:
+            raise UserError(
+                f"{server}: expected {sorted(set(repository.labels().values()))} of '{repository.model}' in memory "
+                f"within {wait:g} s; the labels stay where they are"
+            )
+        over.wait(poll)
 
 
 @app.command(epilog="Example: `seesaw prune --root demo/run --keep 3`")

@@ -278,7 +278,12 @@ class _Transport(ABC):
 class _Grpc(_Transport):
     def __init__(self, address: str):
         self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+            address,
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.lb_policy_name", "round_robin"),  # where a name stands for several servers
+            ],
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
 

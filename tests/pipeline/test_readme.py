@@ -20,8 +20,6 @@ prepare_process()
 
 import pytest  # noqa: E402
 import yaml  # noqa: E402
-from google.protobuf import text_format  # noqa: E402
-from tensorflow_serving.config import model_server_config_pb2  # noqa: E402
 from typer.main import get_command  # noqa: E402
 
 from components.log_example_gen import attribution  # noqa: E402
@@ -407,14 +405,13 @@ def test_names_to_add_to_are_there():
                 assert re.search(rf"\b{name}\b", (REPOSITORY / path).read_text()), f"{path} has no {name}"
 
 
-def test_the_configuration_for_tf_serving_parses():
-    shown = block("proto", "model_config_list")
-    config = text_format.Parse(shown, model_server_config_pb2.ModelServerConfig())
-    (model,) = config.model_config_list.config
-    demo = yaml.safe_load((REPOSITORY / "pipeline" / "configs" / "demo.yaml").read_text())
-    assert model.name == demo["serving"]["model_name"]
-    assert set(model.version_labels) == {"stable"}
-    assert list(model.model_version_policy.specific.versions) == [model.version_labels["stable"]]
+def test_tf_serving_is_started_as_by_the_deployment_files():
+    shown = block("bash", "docker run --rm -p 8500:8500")
+    compose = yaml.safe_load((REPOSITORY / "serving" / "deployment" / "compose.yaml").read_text())
+    serving = compose["services"]["serving"]
+    assert serving["image"] in shown
+    flags = [re.split("=", flag)[0] for flag in re.findall(r"--[a-z_]{6,}\S*", shown)]
+    assert len(flags) == 3 and set(flags) <= {re.split("=", flag)[0] for flag in serving["command"]}
 
 
 def test_json_in_the_readme_parses():

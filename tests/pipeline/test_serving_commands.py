@@ -37,13 +37,27 @@ def test_rollback_moves_the_labels_and_says_so(run_folder):
     assert repository.history()[-1]["reason"] == "too slow"
 
 
-def test_rollback_writes_the_configuration_of_tf_serving(run_folder, tmp_path):
-    file = tmp_path / "models.config"
-    result = call("rollback", "--root", run_folder / "models", "--models-config", file, "--base-path", "/models/shop")
+def test_the_configuration_of_tf_serving(run_folder, tmp_path):
+    file = tmp_path / "new" / "models.config"
+    result = call("models-config", "--root", run_folder, "--out", file, "--base-path", "/models/shop")
     assert result.exit_code == 0, result.output
+    assert "version(s) 1, 2 in memory; previous is version 1, stable is version 2" in result.output
     config = text_format.Parse(file.read_text(), model_server_config_pb2.ModelServerConfig())
     (entry,) = config.model_config_list.config
-    assert dict(entry.version_labels) == {"stable": 1, "previous": 2} and entry.base_path == "/models/shop"
+    assert dict(entry.version_labels) == {"stable": 2, "previous": 1} and entry.base_path == "/models/shop"
+
+
+def test_the_labels_of_a_tf_serving_that_is_not_there_stay(run_folder, tmp_path):
+    file = tmp_path / "models.config"
+    place = ["--root", run_folder, "--out", file]
+    assert call("models-config", *place).exit_code == 0
+    call("rollback", "--root", run_folder)
+    before = file.read_text()
+    result = call("models-config", *place, "--server", "127.0.0.1:1", "--poll", 0.05, "--wait", 0.1)
+    assert result.exit_code == 1 and "expected [1, 2] of 'shop' in memory within 0.1 s" in result.output
+    assert file.read_text() == before
+    result = call("models-config", *place, "--follow")
+    assert result.exit_code == 1 and "--follow: expected --server" in result.output
 
 
 def test_rollback_without_a_version_before(tmp_path):
