@@ -44,7 +44,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(dataset_app, name="dataset")
 
 ALERT = 3
-"""Exit code of `monitor` where a limit is passed; 1 is for errors, and 2 for a wrong command line."""
+"""Exit code of `monitor` and `skew` where a limit is passed; 1 is for errors, and 2 for a wrong command line."""
 
 ConfigOption = Annotated[
     Path,
@@ -597,6 +597,51 @@ def monitor(
         raise typer.Exit(ALERT)
 
 
+@app.command(epilog="Example: `seesaw skew --config shop.yaml --root runs/shop --served served`")
+@_clean_errors
+def skew(
+    config: ConfigOption,
+    root: Annotated[
+        Path, typer.Option("--root", metavar="DIR", help="Folder of the pipeline whose model repository served.")
+    ],
+    served: Annotated[
+        Path,
+        typer.Option(
+            "--served", metavar="DIR", exists=True, file_okay=False, help="Folder of the log of what was served."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the page and the figures; ROOT/skew by default."),
+    ] = None,
+    logs: LogsOption = None,
+    overrides: SetOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare what was served with what training reads of the same rows: the features, and the scores.
+
+    Rows of the log of what was served (`seesaw serve --log`, or the client's) are looked up among the exposures by
+    request and item, and scored again with the version that served them.
+
+    Writes OUT/skew.html and OUT/skew.json. Ends with exit code 0 where all is the same, 3 where more rows differ than
+    `skew.rows` allows, and 1 where something could not be done.
+    """
+    with _opened(root, verbose) as (folder, console):
+        with console.status("loading TensorFlow and TFX"):
+            prepare_process(verbose=True)
+            from pipeline.skew import page
+            from pipeline.skew.run import measure
+
+            settings = _load(config, logs, None, overrides)
+        place = (out or folder.root / "skew").expanduser().resolve()
+        with console.status("scoring what was served"):
+            found = measure(settings, served.expanduser().resolve(), folder.root)
+        found.write(place)
+        alarm = page.render(found, page.write_page(found, place), console)
+    if alarm:
+        raise typer.Exit(ALERT)
+
+
 @config_app.command("schema")
 @_clean_errors
 def config_schema() -> None:
@@ -801,6 +846,11 @@ def serve(
     running: Annotated[int, typer.Option(help="Requests in the model at a time; 0 for one per processor.")] = 0,
     waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered UNAVAILABLE.")] = 128,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Size limit of a request.")] = 64 << 20,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for a log of what is served, in the form of an exposure log."),
+    ] = None,
+    log_timezone: Annotated[str, typer.Option("--log-timezone", help="Of the days in it.")] = "UTC",
     verbose: VerboseOption = False,
 ) -> None:
     """Serve the models of a run on this machine, as TF Serving would: gRPC, REST, labels, new versions as they come.
@@ -825,6 +875,8 @@ def serve(
             running=running,
             waiting=waiting,
             max_request_bytes=max_bytes,
+            log=log,
+            log_timezone=log_timezone,
         )
         server = Server(_repository_root(root), options)
     over = threading.Event()

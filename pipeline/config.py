@@ -24,6 +24,7 @@ from models.presets import ModelConfig
 from models.section import Section, UserError
 from models.tasks import DEFAULT_TASKS, WEIGHT, TaskConfig, check_tasks
 from pipeline.monitor.config import MonitorConfig
+from pipeline.skew.config import SkewConfig
 from pipeline.sweep.config import SweepConfig
 from serving.value import value_formula
 
@@ -85,6 +86,7 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
     beam: BeamConfig = BeamConfig()
     monitor: MonitorConfig = MonitorConfig()
+    skew: SkewConfig = SkewConfig()
     sweep: SweepConfig = SweepConfig()
 
     @model_validator(mode="after")
@@ -148,6 +150,10 @@ class Config(Section):
             self.monitor.check(names)
         except ValueError as error:
             raise ValueError(f"monitor.{error}") from None
+        try:
+            self.skew.check(names)
+        except ValueError as error:
+            raise ValueError(f"skew.{error}") from None
         value_formula(self.serving.value, self.features, self.tasks)
         balancer = self.balancer
         if (

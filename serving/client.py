@@ -28,6 +28,7 @@ from tensorflow_serving.apis import (
 
 from models.section import UserError
 from serving.columns import Column, Input, Rows, columns_of
+from serving.served_log import REQUEST_HEADER, ServedLog
 
 T = TypeVar("T")
 Transport = Literal["grpc", "rest"]
@@ -116,6 +117,7 @@ class Client:
       timeout: seconds that a call may take, retries included.
       retries: how often a request that the server did not begin with is sent again.
       canary: share of the calls with a key that go to the label 'candidate', if there is one.
+      log: keeps what was answered, where the server does not.
 
     Raises:
       UserError: for both a label and a version, or a share that is none.
@@ -132,6 +134,7 @@ class Client:
         timeout: float = 1.0,
         retries: int = 2,
         canary: float = 0.0,
+        log: ServedLog | None = None,
     ):
         if not 0 <= canary <= 1:
             raise UserError(f"canary: expected a share from 0 to 1, got {canary}")
@@ -145,6 +148,7 @@ class Client:
         self._timeout = timeout
         self._retries = retries
         self._canary = canary
+        self._log = log
         self._transport: _Transport = _Grpc(address) if transport == "grpc" else _Rest(address)
         self._inputs: dict[tuple[str, str], dict[str, Input]] = {}
 
@@ -157,13 +161,16 @@ class Client:
     def close(self) -> None:
         self._transport.close()
 
-    def rank(self, request: Mapping[str, Any], candidates: Rows, *, key: str | None = None) -> Scores:
+    def rank(
+        self, request: Mapping[str, Any], candidates: Rows, *, key: str | None = None, request_id: str | None = None
+    ) -> Scores:
         """Scores the candidates of one request.
 
         Args:
           request: the user's and the context's features; one that is left out or None is missing.
           candidates: the items' features, a row per candidate.
           key: what decides on the canary, such as the user's id; the same key always goes the same way.
+          request_id: what the log of what is served calls the request, here or at the server.
 
         Raises:
           UserError: naming a feature that the model does not have, or whose value is of the wrong kind.
@@ -174,7 +181,7 @@ class Client:
             inputs = self._inputs_of(spec, "rank", deadline)
             once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
             each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
-            return self._predict(spec, "rank", inputs, {**once, **each}, deadline)
+            return self._predict(spec, "rank", inputs, {**once, **each}, deadline, request_id)
 
         return self._on_the_way(ask, key)
 
@@ -195,12 +202,12 @@ class Client:
         """What a signature takes."""
         return dict(self._inputs_of(self._spec, signature, time.monotonic() + self._timeout))
 
-    def predict(self, rows: Rows, *, key: str | None = None) -> Scores:
+    def predict(self, rows: Rows, *, key: str | None = None, request_id: str | None = None) -> Scores:
         """Scores rows that need not be of one request. Arguments and errors are those of `rank`."""
 
         def ask(spec: model_pb2.ModelSpec, deadline: float) -> Scores:
             inputs = self._inputs_of(spec, "predict", deadline)
-            return self._predict(spec, "predict", inputs, columns_of(rows, inputs), deadline)
+            return self._predict(spec, "predict", inputs, columns_of(rows, inputs), deadline, request_id)
 
         return self._on_the_way(ask, key)
 
@@ -231,10 +238,14 @@ class Client:
         inputs: Mapping[str, Input],
         columns: Mapping[str, Column],
         deadline: float,
+        request_id: str | None,
     ) -> Scores:
         try:
             request = self._transport.request(spec, signature, inputs, columns)
-            return self._retried(lambda left: self._transport.predict(request, left), deadline)
+            scores = self._retried(lambda left: self._transport.predict(request, left, request_id), deadline)
+            if self._log is not None:
+                self._log.add(scores.version, signature, columns, scores.outputs, request_id)
+            return scores
         except BadRequest:
             # Perhaps the model behind the label has other features by now.
             self._inputs.pop((str(spec), signature), None)
@@ -269,7 +280,7 @@ class _Transport(ABC):
     ) -> Any: ...
 
     @abstractmethod
-    def predict(self, request: Any, timeout: float) -> Scores: ...
+    def predict(self, request: Any, timeout: float, request_id: str | None = None) -> Scores: ...
 
     @abstractmethod
     def close(self) -> None: ...
@@ -301,8 +312,8 @@ class _Grpc(_Transport):
             encode(request.inputs[name], column, inputs[name].rank)
         return request
 
-    def predict(self, request, timeout):
-        response = self._call(self._stub.Predict, request, timeout)
+    def predict(self, request, timeout, request_id=None):
+        response = self._call(self._stub.Predict, request, timeout, request_id)
         outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
         return Scores(outputs, response.model_spec.version.value)
 
@@ -310,9 +321,10 @@ class _Grpc(_Transport):
         self._channel.close()
 
     @staticmethod
-    def _call(method: Callable, request: Any, timeout: float) -> Any:
+    def _call(method: Callable, request: Any, timeout: float, request_id: str | None = None) -> Any:
+        named = [(REQUEST_HEADER, request_id)] if request_id is not None else None
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=timeout, metadata=named)
         except grpc.RpcError as error:
             raise _error(error.code(), error.details()) from None
 
@@ -338,18 +350,21 @@ class _Rest(_Transport):
         # JSON's NaN, as TF Serving reads it.
         return f"{_path(spec)}:predict", json.dumps({"signature_name": signature, "inputs": values}).encode()
 
-    def predict(self, request, timeout):
+    def predict(self, request, timeout, request_id=None):
         path, body = request
-        outputs = self._send("POST", path, body, timeout)["outputs"]
+        outputs = self._send("POST", path, body, timeout, request_id)["outputs"]
         kinds = {"order": np.int32}
         return Scores({n: np.array(v, kinds.get(n, np.float32)) for n, v in outputs.items()}, None)
 
     def close(self):
         self._pool.clear()
 
-    def _send(self, method: str, path: str, body: bytes | None, timeout: float) -> dict[str, Any]:
+    def _send(
+        self, method: str, path: str, body: bytes | None, timeout: float, request_id: str | None = None
+    ) -> dict[str, Any]:
+        headers = {REQUEST_HEADER: request_id} if request_id is not None else None
         try:
-            answer = self._pool.request(method, self._base + path, body=body, timeout=timeout)
+            answer = self._pool.request(method, self._base + path, body=body, timeout=timeout, headers=headers)
         except urllib3.exceptions.TimeoutError:
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from None
         except urllib3.exceptions.HTTPError as error:

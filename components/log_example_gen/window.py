@@ -129,6 +129,11 @@ def input_files(logs: LogsConfig, attribution: AttributionConfig, window: Window
     return tuple(files)
 
 
+def exposure_files(logs: LogsConfig, day: date | None = None) -> tuple[LogFile, ...]:
+    """Files of the exposure log of a day, or of all days; none if there are none."""
+    return tuple(_match(logs, EXPOSURES, day))
+
+
 def folders_of(logs: LogsConfig, attribution: AttributionConfig, first: date, last: date) -> tuple[date, date]:
     """First and last day of the folders that can hold rows of some days or what decides about them."""
     instants = [

@@ -14,6 +14,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving.served_log import REQUEST_HEADER
 from serving.server.errors import ServingError
 from serving.server.requests import Requests
 
@@ -29,7 +30,11 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._requests = requests
 
     def Predict(self, request, context):
-        return _answer(context, lambda: self._requests.predict(request, "GRPC", context.time_remaining()))
+        def answer():
+            named = dict(context.invocation_metadata()).get(REQUEST_HEADER)
+            return self._requests.predict(request, "GRPC", context.time_remaining(), named)
+
+        return _answer(context, answer)
 
     def GetModelMetadata(self, request, context):
         return _answer(context, lambda: self._requests.metadata(request))

@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
 from models.section import UserError
+from serving.served_log import REQUEST_HEADER
 from serving.server.errors import HTTP_STATUS, ServingError, invalid
 from serving.server.requests import Requests
 from serving.server.rest_json import body_of, inputs_of, parse
@@ -102,22 +103,24 @@ class HttpServer:
         else:
             loop = asyncio.get_running_loop()
             path = unquote(scope["path"])
+            named = dict(scope["headers"]).get(REQUEST_HEADER.encode())
+            request_id = named.decode("latin-1") if named else None
             answer = await loop.run_in_executor(
-                self._threads, self._answer, scope["method"], path, scope["query_string"], b"".join(body)
+                self._threads, self._answer, scope["method"], path, b"".join(body), request_id
             )
         status, content, kind = answer
         headers = [(b"content-type", kind.encode()), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    def _answer(self, method: str, path: str, query: bytes, body: bytes) -> Answer:
+    def _answer(self, method: str, path: str, body: bytes, request_id: str | None) -> Answer:
         try:
             if method == "GET" and path == METRICS:
                 admission, manager = self._requests.admission, self._requests.manager
                 text = self._requests.metrics.text(admission.waiting, manager.serving())
                 return 200, text, "text/plain; version=0.0.4"
             if method == "POST" and (found := _PREDICT.fullmatch(path)) and found["method"].lower() == "predict":
-                return 200, self._predict(_spec(found), body), "application/json"
+                return 200, self._predict(_spec(found), body, request_id), "application/json"
             if method == "GET" and (found := _STATUS.fullmatch(path)):
                 message = self._metadata(_spec(found)) if found["metadata"] else self._status(_spec(found))
                 return 200, message.encode(), "application/json"
@@ -127,7 +130,7 @@ class HttpServer:
         except Exception as error:
             return _error(500, f"{type(error).__name__}: {error}")
 
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes, request_id: str | None) -> bytes:
         document = parse(body)
         spec.signature_name = document.get("signature_name", "")
         with self._requests.manager.find(spec) as servable:
@@ -140,7 +143,7 @@ class HttpServer:
             request = predict_pb2.PredictRequest(model_spec=spec)
             for alias, proto in inputs.items():
                 request.inputs[alias].CopyFrom(proto)
-            response = self._requests.predict(request, "REST")
+            response = self._requests.predict(request, "REST", request_id=request_id)
         return body_of({n: _array(response.outputs[n]) for n in sorted(response.outputs)}, form)
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from models.section import UserError
 from serving.server.errors import ServingError, StatusCode, invalid, of_tensorflow
-from serving.transform_graph import check_transform
+from serving.transform_graph import DESCRIPTION, check_transform
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
@@ -29,6 +30,10 @@ class LoadedModel:
     Args:
       path: its folder.
 
+    Attributes:
+      signatures: definitions by name.
+      columns: the exposure log's column of each feature that has another name there.
+
     Raises:
       UserError: if it cannot be loaded, its transform is not the one that it was trained behind, or a warm-up
         request fails.
@@ -38,6 +43,7 @@ class LoadedModel:
         self.path = Path(path)
         meta_graph = _read(self.path)
         check_transform(self.path)
+        self.columns = _source_columns(self.path)
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in meta_graph.signature_def.items() if signature.method_name
         }
@@ -168,6 +174,11 @@ def _read(path: Path) -> meta_graph_pb2.MetaGraphDef:
         if "serve" in meta_graph.meta_info_def.tags:
             return meta_graph
     raise UserError(f"{path}: Could not find meta graph def matching supplied tags: {{ serve }}")
+
+
+def _source_columns(path: Path) -> dict[str, str]:
+    features = json.loads((path / DESCRIPTION).read_text(encoding="utf-8")).get("features", [])
+    return {f["name"]: f["column"] for f in features if f.get("column")}
 
 
 def _check_inputs(definition: meta_graph_pb2.SignatureDef, inputs: Inputs) -> None:

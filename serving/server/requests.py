@@ -11,6 +11,7 @@ from grpc import StatusCode
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
 
+from serving.served_log import ServedLog
 from serving.server.admission import Admission
 from serving.server.errors import ServingError, invalid
 from serving.server.loaded import DEFAULT_SIGNATURE
@@ -19,6 +20,8 @@ from serving.server.metrics import Metrics
 
 Entrypoint = Literal["GRPC", "REST"]
 _SIGNATURES = "signature_def"
+LOGGED = ("rank", "predict")
+"""Signatures whose requests are logged: those that take features by name."""
 
 
 class Requests:
@@ -30,17 +33,23 @@ class Requests:
       manager: the versions in service.
       admission: who runs and who waits.
       metrics: what is counted.
+      log: where answered requests are kept, if anywhere.
     """
 
-    def __init__(self, manager: ModelManager, admission: Admission, metrics: Metrics):
+    def __init__(self, manager: ModelManager, admission: Admission, metrics: Metrics, log: ServedLog | None = None):
         self.manager = manager
         self.admission = admission
         self.metrics = metrics
+        self._log = log
 
     def predict(
-        self, request: predict_pb2.PredictRequest, entrypoint: Entrypoint, seconds: float | None = None
+        self,
+        request: predict_pb2.PredictRequest,
+        entrypoint: Entrypoint,
+        seconds: float | None = None,
+        request_id: str | None = None,
     ) -> predict_pb2.PredictResponse:
-        """Runs a signature; `seconds` is how long the caller will wait."""
+        """Runs a signature; `seconds` is how long the caller will wait, `request_id` what the log calls the request."""
         arrived = time.perf_counter()
         model, version, status = request.model_spec.name, "", StatusCode.OK
         try:
@@ -60,6 +69,10 @@ class Requests:
                 )
             for name, value in found.items():
                 fill(response.outputs[name], value)
+            signature = request.model_spec.signature_name
+            if self._log is not None and signature in LOGGED and found:
+                columns = servable.loaded.columns
+                self._log.add(servable.version, signature, request.inputs, found, request_id, columns)
             return response
         except ServingError as error:
             status = error.code

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.section import UserError
+from serving.served_log import ServedLog
 from serving.server.admission import Admission
 from serving.server.grpc_server import GrpcServer
 from serving.server.http_server import HttpServer
@@ -32,6 +33,9 @@ class ServerOptions:
       waiting: requests that may wait; more are answered UNAVAILABLE.
       max_request_bytes: size limit of a request.
       grace_seconds: how long requests under way have at the end.
+      log: folder of the log of what is served; none by default.
+      log_timezone: of the days in it.
+      log_seconds: a file of it has the requests of so long a time.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +46,9 @@ class ServerOptions:
     waiting: int = 128
     max_request_bytes: int = 64 << 20
     grace_seconds: float = 10.0
+    log: Path | None = None
+    log_timezone: str = "UTC"
+    log_seconds: float = 60.0
 
 
 class Server:
@@ -61,7 +68,10 @@ class Server:
         self.manager.update()
         self.admission = Admission(options.running or os.cpu_count() or 1, options.waiting)
         self.metrics = Metrics()
-        requests = Requests(self.manager, self.admission, self.metrics)
+        self._log = None
+        if options.log is not None:
+            self._log = ServedLog(options.log, timezone=options.log_timezone, seconds=options.log_seconds)
+        requests = Requests(self.manager, self.admission, self.metrics, self._log)
         threads = (options.running or os.cpu_count() or 1) + options.waiting + _SPARE_THREADS
         limits = {"threads": threads, "max_bytes": options.max_request_bytes}
         try:
@@ -84,6 +94,8 @@ class Server:
         self._over.set()
         self._grpc.stop(self.options.grace_seconds)
         self._http.stop()
+        if self._log is not None:
+            self._log.close()
         # A version that is being loaded is not waited for: the thread ends with the process.
         self._watcher.join(self.options.grace_seconds)
         if not self._watcher.is_alive():

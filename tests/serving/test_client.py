@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import grpc
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format
@@ -17,6 +18,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, predict
 
 from models.section import UserError
 from serving.client import BadRequest, Client, DeadlineExceeded, NotFound, Overloaded, ServerFailure
+from serving.served_log import ServedLog
 
 INPUTS = {
     "user": (tf.string, [1]),
@@ -48,6 +50,7 @@ class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
         self.requests: list[predict_pb2.PredictRequest] = []
         self.metadata = 0
         self.pause = 0.0
+        self.named: list[str] = []
 
     def GetModelMetadata(self, request, context):
         self.metadata += 1
@@ -57,6 +60,7 @@ class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     def Predict(self, request, context):
         self.requests.append(request)
+        self.named += [value for key, value in context.invocation_metadata() if key == "x-request-id"]
         time.sleep(self.pause)
         if self.script:
             context.abort(self.script.pop(0), "Unrecognized servable version label: candidate")
@@ -76,6 +80,22 @@ def scripted():
     server.start()
     yield servicer
     server.stop(0).wait()
+
+
+def test_answers_are_logged_and_the_request_is_named(scripted, tmp_path):
+    with ServedLog(tmp_path) as log, Client(scripted.address, "shop", timeout=30, log=log) as client:
+        client.rank({"user": "u"}, [{"item": "a", "price": 1.0}, {"item": "b", "price": 2.0}], request_id="r1")
+        with pytest.raises(UserError):
+            client.rank({"user": "u"}, [{"colour": "red"}], request_id="r2")
+    assert scripted.named == ["r1"]
+    (file,) = tmp_path.glob("*/*.parquet")
+    columns = ["request_id", "user", "item", "history", "served_pctr", "model_version"]
+    rows = pq.read_table(file).select(columns).to_pylist()
+    same = {"request_id": "r1", "user": "u", "history": [], "model_version": 7}
+    assert rows == [
+        {**same, "item": "a", "served_pctr": pytest.approx(0.01)},
+        {**same, "item": "b", "served_pctr": pytest.approx(0.02)},
+    ]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import time
 
 import grpc
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format
@@ -65,7 +66,10 @@ def server(saved_models, tmp_path_factory):
     repository = ModelRepository(root, "shop")
     for saved_model in saved_models:
         publish(repository, saved_model)
-    with Server(root, ServerOptions(port=0, rest_port=0, poll_seconds=0.2, max_request_bytes=8 << 20)) as server:
+    options = ServerOptions(
+        port=0, rest_port=0, poll_seconds=0.2, max_request_bytes=8 << 20, log=root.parent / "served", log_seconds=0.1
+    )
+    with Server(root, options) as server:
         yield server
 
 
@@ -101,10 +105,10 @@ def message(inputs, signature="", model="shop", label=None, version=None):
     return request
 
 
-def http_call(server, method, path, body=None, raw=False):
+def http_call(server, method, path, body=None, raw=False, headers=None):
     connection = http.client.HTTPConnection("127.0.0.1", server.rest_port, timeout=60)
     content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-    connection.request(method, path, content)
+    connection.request(method, path, content, headers or {})
     answer = connection.getresponse()
     text = answer.read()
     connection.close()
@@ -418,6 +422,32 @@ def test_metrics_and_health(server, channel, stub):
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "tensorflow.serving.PredictionService"):
         assert health.Check(health_pb2.HealthCheckRequest(service=service), 60).status == 1
+
+
+def test_answers_are_logged_with_the_id_of_the_request(server, stub, expected):
+    rows = one_request(20)
+    stub.Predict(message(as_request(rows), "rank", label="previous"), 60, metadata=[("x-request-id", "by-grpc")])
+    body = {"signature_name": "predict", "inputs": as_json(as_columns(rows))}
+    assert http_call(server, "POST", "/v1/models/shop:predict", body, headers={"X-Request-Id": "by-rest"})[0] == 200
+    found = {}
+    deadline = time.monotonic() + 60
+    while set(found) != {"by-grpc", "by-rest"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        for file in server.options.log.glob("*/*.parquet"):
+            for row in pq.read_table(file).to_pylist():
+                if row["request_id"] in ("by-grpc", "by-rest"):
+                    found.setdefault(row["request_id"], {}).setdefault(file, []).append(row)
+    for request, version in (("by-grpc", 1), ("by-rest", 2)):
+        (logged,) = found[request].values()
+        assert {row["model_version"] for row in logged} == {version}
+        np.testing.assert_allclose([r["served_pctr"] for r in logged], expected[version - 1]["pctr"], atol=1e-6)
+        for sent, row in zip(rows, logged):
+            assert row["item"] == (sent["item"][0].decode() if sent["item"] else None)
+            assert (row["history"] or []) == [v.decode() for v in sent["history"]]
+    by_rank, by_predict = (next(iter(found[r].values())) for r in ("by-grpc", "by-rest"))
+    assert sorted(r["served_position"] for r in by_rank) == list(range(1, 21))
+    assert "served_position" not in by_predict[0]
 
 
 def test_a_deadline_that_has_passed_is_told(stub):
