@@ -846,6 +846,15 @@ def serve(
     running: Annotated[int, typer.Option(help="Requests in the model at a time; 0 for one per processor.")] = 0,
     waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered UNAVAILABLE.")] = 128,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Size limit of a request.")] = 64 << 20,
+    max_batch_size: Annotated[
+        int,
+        typer.Option(
+            "--max-batch-size", min=0, help="Rows of small requests joined into one call; not of `rank`. 0: none."
+        ),
+    ] = 0,
+    batch_timeout: Annotated[
+        int, typer.Option("--batch-timeout-micros", min=0, help="How long a batch waits to be filled.")
+    ] = 1000,
     log: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for a log of what is served, in the form of an exposure log."),
@@ -875,6 +884,8 @@ def serve(
             running=running,
             waiting=waiting,
             max_request_bytes=max_bytes,
+            max_batch_size=max_batch_size,
+            batch_timeout_micros=batch_timeout,
             log=log,
             log_timezone=log_timezone,
         )

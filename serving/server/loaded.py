@@ -72,22 +72,44 @@ class LoadedModel:
         Raises:
           ServingError: with TF Serving's code.
         """
-        name = signature or DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-        definition = self.signatures[name]
-        _check_inputs(definition, inputs)
-        _check_outputs(definition, outputs)
+        name = self._checked(signature, inputs, outputs)
         call, order = self._calls[name]
         try:
             found = call(np.array([inputs[alias].SerializeToString() for alias in order], dtype=object))
         except tf.errors.OpError as error:
-            _blame_input(inputs)
+            _parsed(inputs)  # whose error names the input
             raise of_tensorflow(error) from None
         except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
             raise invalid(bytes(error.object).decode(errors="replace")) from None
-        values = dict(zip(sorted(definition.outputs), found))
+        values = dict(zip(sorted(self.signatures[name].outputs), found))
         return {alias: values[alias] for alias in outputs} if outputs else values
+
+    def joinable(self, signature: str) -> bool:
+        """Whether rows of several requests can be inputs of one: no input is one row for all, as in `rank`."""
+        definition = self.signatures.get(signature or DEFAULT_SIGNATURE)
+        shapes = [info.tensor_shape.dim for info in definition.inputs.values()] if definition is not None else []
+        return bool(shapes) and all(len(dims) > 0 and dims[0].size == -1 for dims in shapes)
+
+    def arrays(self, signature: str, inputs: Inputs, outputs: Collection[str] = ()) -> dict[str, np.ndarray] | None:
+        """A request's inputs as arrays, for `run_arrays`; None if they are not of one length. Errors as of `run`."""
+        self._checked(signature, inputs, outputs)
+        found = _parsed(inputs)
+        rows = {value.shape[:1] for value in found.values()}
+        return found if len(rows) == 1 and () not in rows else None
+
+    def run_arrays(
+        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Collection[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature on arrays. Arguments and errors are those of `run`."""
+        return self.run(signature, {alias: _proto(value) for alias, value in inputs.items()}, outputs)
+
+    def _checked(self, signature: str, inputs: Inputs, outputs: Collection[str]) -> str:
+        name = signature or DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
+        _check_inputs(self.signatures[name], inputs)
+        _check_outputs(self.signatures[name], outputs)
+        return name
 
     def close(self) -> None:
         self._session.close()
@@ -212,13 +234,25 @@ def _check_outputs(definition: meta_graph_pb2.SignatureDef, outputs: Collection[
         seen.add(alias)
 
 
-def _blame_input(inputs: Inputs) -> None:
-    """Raises the error of the first TensorProto that is not one, if any."""
+def _parsed(inputs: Inputs) -> dict[str, np.ndarray]:
+    """The inputs as arrays; raises the error of the first TensorProto that is not one."""
+    found = {}
     for alias, proto in sorted(inputs.items()):
         try:
-            tf.make_ndarray(proto)
+            found[alias] = tf.make_ndarray(proto)
         except Exception:
             raise invalid(f"tensor parsing error: {alias}") from None
+    return found
+
+
+def _proto(value: np.ndarray) -> tensor_pb2.TensorProto:
+    if value.dtype != object:
+        return tf.make_tensor_proto(value)
+    proto = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum)
+    for size in value.shape:
+        proto.tensor_shape.dim.add(size=size)
+    proto.string_val.extend(value.ravel().tolist())
+    return proto
 
 
 def _one_row(info: meta_graph_pb2.TensorInfo) -> tensor_pb2.TensorProto:

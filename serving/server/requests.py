@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -13,8 +14,9 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from serving.served_log import ServedLog
 from serving.server.admission import Admission
+from serving.server.batching import Batching
 from serving.server.errors import ServingError, invalid
-from serving.server.loaded import DEFAULT_SIGNATURE
+from serving.server.loaded import DEFAULT_SIGNATURE, Servable
 from serving.server.manager import ModelManager
 from serving.server.metrics import Metrics
 
@@ -34,13 +36,22 @@ class Requests:
       admission: who runs and who waits.
       metrics: what is counted.
       log: where answered requests are kept, if anywhere.
+      batching: joins small requests, if anything does.
     """
 
-    def __init__(self, manager: ModelManager, admission: Admission, metrics: Metrics, log: ServedLog | None = None):
+    def __init__(
+        self,
+        manager: ModelManager,
+        admission: Admission,
+        metrics: Metrics,
+        log: ServedLog | None = None,
+        batching: Batching | None = None,
+    ):
         self.manager = manager
         self.admission = admission
         self.metrics = metrics
         self._log = log
+        self._batching = batching
 
     def predict(
         self,
@@ -57,12 +68,7 @@ class Requests:
                 raise invalid("Missing ModelSpec")
             with self.manager.find(request.model_spec) as servable:
                 version = str(servable.version)
-                with self.admission.turn(seconds):
-                    began = time.perf_counter()
-                    found = servable.loaded.run(
-                        request.model_spec.signature_name, request.inputs, request.output_filter
-                    )
-                self.metrics.runtime.labels(model, "Predict", "TF1").observe(1e6 * (time.perf_counter() - began))
+                found = self._run(servable, request, seconds)
                 response = predict_pb2.PredictResponse()
                 response.model_spec.CopyFrom(
                     model_spec(servable.model, servable.version, request.model_spec.signature_name)
@@ -85,6 +91,32 @@ class Requests:
             known = model if version else ""
             self.metrics.requests.labels(known, version, entrypoint, status.name).inc()
             self.metrics.latency.labels(known, "Predict", entrypoint).observe(1e6 * (time.perf_counter() - arrived))
+
+    def _run(
+        self, servable: Servable, request: predict_pb2.PredictRequest, seconds: float | None
+    ) -> Mapping[str, np.ndarray]:
+        loaded, signature = servable.loaded, request.model_spec.signature_name
+        outputs = tuple(request.output_filter)
+
+        def timed(run: Callable[[], Mapping[str, np.ndarray]], left: float | None) -> Mapping[str, np.ndarray]:
+            with self.admission.turn(left):
+                began = time.perf_counter()
+                found = run()
+            took = time.perf_counter() - began
+            self.metrics.runtime.labels(servable.model, "Predict", "TF1").observe(1e6 * took)
+            return found
+
+        if self._batching is not None and loaded.joinable(signature):
+            arrays = loaded.arrays(signature, request.inputs, outputs)
+            if arrays is not None:
+                kind = (servable, signature, outputs)
+                return self._batching.run(
+                    kind,
+                    arrays,
+                    lambda joined, left: timed(lambda: loaded.run_arrays(signature, joined, outputs), left),
+                    seconds,
+                )
+        return timed(lambda: loaded.run(signature, request.inputs, outputs), seconds)
 
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest

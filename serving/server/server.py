@@ -11,6 +11,7 @@ from pathlib import Path
 from models.section import UserError
 from serving.served_log import ServedLog
 from serving.server.admission import Admission
+from serving.server.batching import Batching
 from serving.server.grpc_server import GrpcServer
 from serving.server.http_server import HttpServer
 from serving.server.manager import ModelManager
@@ -36,6 +37,8 @@ class ServerOptions:
       log: folder of the log of what is served; none by default.
       log_timezone: of the days in it.
       log_seconds: a file of it has the requests of so long a time.
+      max_batch_size: rows of small requests that are joined into one call; 0 for none. Not of `rank`.
+      batch_timeout_micros: how long a batch waits to be filled, in microseconds.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +52,8 @@ class ServerOptions:
     log: Path | None = None
     log_timezone: str = "UTC"
     log_seconds: float = 60.0
+    max_batch_size: int = 0
+    batch_timeout_micros: int = 1000
 
 
 class Server:
@@ -71,7 +76,10 @@ class Server:
         self._log = None
         if options.log is not None:
             self._log = ServedLog(options.log, timezone=options.log_timezone, seconds=options.log_seconds)
-        requests = Requests(self.manager, self.admission, self.metrics, self._log)
+        batching = (
+            Batching(options.max_batch_size, options.batch_timeout_micros) if options.max_batch_size > 0 else None
+        )
+        requests = Requests(self.manager, self.admission, self.metrics, self._log, batching)
         threads = (options.running or os.cpu_count() or 1) + options.waiting + _SPARE_THREADS
         limits = {"threads": threads, "max_bytes": options.max_request_bytes}
         try:
