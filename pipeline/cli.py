@@ -926,6 +926,28 @@ def rollback(
     _out().print(f"{repository.model}: version {back} is in service again, version {out} is 'previous'")
 
 
+@app.command(epilog="Example: `seesaw canary --root demo/run --share 0.05 --reason 'a trial'`")
+@_clean_errors
+def canary(
+    root: RepositoryOption,
+    share: Annotated[float, typer.Option(help="Of the traffic, from 0 to 1.")],
+    model: ModelOption = None,
+    reason: Annotated[str, typer.Option(help="Why, for the history.")] = "set by hand",
+    verbose: VerboseOption = False,
+) -> None:
+    """Say what share of the traffic is to get the candidate.
+
+    TF Serving splits no traffic: clients read this share and ask for the label `candidate`, always the same users
+    (`serving.client`, with `canary=CanaryShare(...)`). Another candidate, or its promotion, takes the share back.
+    """
+    prepare_process(verbose=verbose)
+    from serving.model_repository import ModelRepository
+
+    repository = ModelRepository(_repository_root(root), _model(_repository_root(root), model))
+    version = repository.set_canary(share, reason)
+    _out().print(f"{repository.model}: {share:.4g} of the traffic is to get version {version}, the candidate")
+
+
 @app.command("models-config", epilog="Example: `seesaw models-config --root demo/run --out models.config`")
 @_clean_errors
 def models_config(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import random
 import time
@@ -27,6 +26,7 @@ from tensorflow_serving.apis import (
 )
 
 from models.section import UserError
+from serving.canary import place_of
 from serving.columns import Column, Input, Rows, columns_of
 from serving.served_log import REQUEST_HEADER, ServedLog
 
@@ -116,7 +116,8 @@ class Client:
       version: a version's number, in place of a label.
       timeout: seconds that a call may take, retries included.
       retries: how often a request that the server did not begin with is sent again.
-      canary: share of the calls with a key that go to the label 'candidate', if there is one.
+      canary: share of the calls with a key that go to the label 'candidate', if there is one; or what gives it, such as
+        `CanaryShare` of the model repository.
       log: keeps what was answered, where the server does not.
 
     Raises:
@@ -133,10 +134,10 @@ class Client:
         version: int | None = None,
         timeout: float = 1.0,
         retries: int = 2,
-        canary: float = 0.0,
+        canary: float | Callable[[], float] = 0.0,
         log: ServedLog | None = None,
     ):
-        if not 0 <= canary <= 1:
+        if not callable(canary) and not 0 <= canary <= 1:
             raise UserError(f"canary: expected a share from 0 to 1, got {canary}")
         if transport not in ("grpc", "rest"):
             raise UserError(f"transport: expected grpc or rest, got {transport!r}")
@@ -147,7 +148,7 @@ class Client:
             self._spec.version_label = label
         self._timeout = timeout
         self._retries = retries
-        self._canary = canary
+        self._canary = canary if callable(canary) else lambda: canary
         self._log = log
         self._transport: _Transport = _Grpc(address) if transport == "grpc" else _Rest(address)
         self._inputs: dict[tuple[str, str], dict[str, Input]] = {}
@@ -213,7 +214,7 @@ class Client:
 
     def _on_the_way(self, ask: Callable[[model_pb2.ModelSpec, float], Scores], key: str | None) -> Scores:
         deadline = time.monotonic() + self._timeout
-        if key is not None and _share(key) < self._canary:
+        if key is not None and place_of(key) < self._canary():
             spec = model_pb2.ModelSpec(name=self._spec.name, version_label="candidate")
             try:
                 return ask(spec, deadline)
@@ -416,11 +417,6 @@ def _path(spec: model_pb2.ModelSpec) -> str:
     if choice == "version_label":
         return f"{spec.name}/labels/{spec.version_label}"
     return f"{spec.name}/versions/{spec.version.value}" if choice else spec.name
-
-
-def _share(key: str) -> float:
-    """A number in [0, 1) that looks drawn at random and is always the same for a key."""
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _error(code: grpc.StatusCode, message: str | None) -> ClientError:

@@ -30,6 +30,7 @@ class LoadResult:
       latencies: seconds from the scheduled arrival of each request that was answered to its answer, sorted.
       errors: failed requests by code.
       seconds: from the first arrival to the last answer.
+      late: seconds from the last arrival to the last answer: what had piled up by then.
     """
 
     rate: float
@@ -37,6 +38,7 @@ class LoadResult:
     latencies: np.ndarray
     errors: dict[str, int]
     seconds: float
+    late: float
 
     @property
     def answered(self) -> float:
@@ -93,7 +95,8 @@ def load(
             if wait > 0:
                 time.sleep(wait)
             pool.submit(one, due)
-    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), time.perf_counter() - start)
+    end = time.perf_counter()
+    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), end - start, end - start - float(gaps.sum()))
 
 
 def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ ASSETS = "assets.extra/seesaw/published"
 
 _DETAILS = f"{ASSETS}/version.json"
 _LABELS_FILE = "labels.json"
+_CANARY = "canary"
 _HISTORY_FILE = "history.jsonl"
 _LOCK_FILE = ".lock"
 _ASIDE = ".publish-"  # not an integer, so TF Serving does not take it for a version
@@ -113,6 +114,11 @@ class ModelRepository:
         if not version.path.is_dir():
             raise UserError(f"{self.path / _LABELS_FILE}: '{label}' is version {number}, but {version.path} is missing")
         return version
+
+    def canary(self) -> float:
+        """Share of the traffic that is to go to the candidate; 0 without one."""
+        document = self._read_labels()
+        return document.get(_CANARY, 0.0) if document.get("candidate") is not None else 0.0
 
     def stable(self) -> Version | None:
         """The version in service, None before the first promotion."""
@@ -245,6 +251,31 @@ class ModelRepository:
             self._relabel(labels, "rollback", previous, reason)
             return stable, previous
 
+    def set_canary(self, share: float, reason: str) -> int:
+        """Says what share of the traffic is to go to the candidate; the next change of the candidate takes it back.
+
+        TF Serving splits no traffic, and neither does the embedded server: clients do, by this number.
+
+        Args:
+          share: from 0 to 1.
+          reason: why, for the history.
+
+        Returns:
+          Number of the candidate.
+
+        Raises:
+          UserError: if share is none, there is no candidate, or the disk is full.
+        """
+        if not 0 <= share <= 1:
+            raise UserError(f"canary: expected a share from 0 to 1, got {share:g}")
+        with self._told_when_full("setting the canary's share"), self._locked():
+            labels = self.labels()
+            candidate = labels.get("candidate")
+            if candidate is None:
+                raise UserError(f"{self.path}: expected a version labelled 'candidate', found none")
+            self._relabel(labels, "canary", candidate, reason, canary=share)
+            return candidate
+
     def collect_garbage(self, keep: int) -> tuple[int, ...]:
         """Removes versions without a label but for the newest `keep` of them.
 
@@ -279,20 +310,30 @@ class ModelRepository:
         return number
 
     def _relabel(
-        self, labels: Mapping[Label, int], action: str, version: int, reason: str, aside: Path | None = None
+        self,
+        labels: Mapping[Label, int],
+        action: str,
+        version: int,
+        reason: str,
+        aside: Path | None = None,
+        canary: float | None = None,
     ) -> None:
         """Moves the labels, after the version that is written aside, if any, has got its place."""
+        before = self._read_labels()
+        if canary is None and before.get("candidate") == labels.get("candidate"):
+            canary = before.get(_CANARY)
         change = {
-            "sequence": self._read_labels().get("change", {}).get("sequence", 0) + 1,
+            "sequence": before.get("change", {}).get("sequence", 0) + 1,
             "time": _now(),
             "action": action,
             "version": version,
             "reason": reason,
         }
+        document = {**labels, **({_CANARY: canary} if canary else {}), "change": change}
         temporary = self.path / f".{_LABELS_FILE}"
         try:
             # All that needs space comes first: a full disk leaves no version without its label.
-            _write_durably(temporary, json.dumps({**labels, "change": change}, indent=1) + "\n")
+            _write_durably(temporary, json.dumps(document, indent=1) + "\n")
             if aside is not None:
                 os.rename(aside, self.path / str(version))
                 _flush(self.path)
@@ -325,7 +366,7 @@ class ModelRepository:
         with open(path, "ab") as file:
             file.truncate(whole)
             if not history or history[-1]["sequence"] < change["sequence"]:
-                file.write((json.dumps({**change, "labels": self.labels()}) + "\n").encode())
+                file.write((json.dumps({**change, "labels": self.labels(), **_share(document)}) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
         _flush(self.path)
@@ -387,6 +428,9 @@ class ModelRepository:
         for label in LABELS:
             if not isinstance(document.get(label), (int, type(None))):
                 raise UserError(f"{path}: '{label}': expected the number of a version, got {document[label]!r}")
+        canary = document.get(_CANARY, 0.0)
+        if not isinstance(canary, (int, float)) or not 0 <= canary <= 1:
+            raise UserError(f"{path}: '{_CANARY}': expected a share from 0 to 1, got {canary!r}")
         return document
 
 
@@ -449,6 +493,10 @@ def _claim(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _share(document: Mapping[str, Any]) -> dict[str, float]:
+    return {_CANARY: document[_CANARY]} if _CANARY in document else {}
 
 
 def _is_number(name: str) -> bool:

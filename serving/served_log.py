@@ -39,7 +39,7 @@ ORDER = "order"
 _LOG = logging.getLogger(__name__)
 
 Value = Any
-"""A column as the client or the server has it: a TensorProto, an array, a list of bytes or a list of such lists."""
+"""A column as the server or the client has it: a serialized TensorProto, an array, a list of bytes or of such lists."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +219,8 @@ def _rows(served: Served) -> int:
 
 def _column(value: Value) -> pa.Array:
     """Values with null for what is missing: NaN, empty text, and an empty text in a list."""
-    if isinstance(value, tensor_pb2.TensorProto):
-        value = tf.make_ndarray(value)
+    if isinstance(value, bytes):
+        value = tf.make_ndarray(tensor_pb2.TensorProto.FromString(value))
     array = np.asarray(value) if not isinstance(value, list) else value
     if isinstance(array, np.ndarray) and array.dtype.kind == "f":
         return pa.array(array, from_pandas=True)

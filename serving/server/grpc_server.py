@@ -10,20 +10,22 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
     model_service_pb2_grpc,
-    prediction_service_pb2_grpc,
+    predict_pb2,
 )
 
 from serving.served_log import REQUEST_HEADER
 from serving.server.errors import ServingError
 from serving.server.requests import Requests
+from serving.server.wire import PredictRequest
 
 _LOG = logging.getLogger(__name__)
 SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 """Names under which health may be asked for; '' is the whole server."""
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
+class PredictionService:
     """Predict and GetModelMetadata; the other methods are not implemented."""
 
     def __init__(self, requests: Requests):
@@ -73,7 +75,20 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a rival
             ],
         )
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(requests), self._server)
+        service = PredictionService(requests)
+        methods = {
+            # Not TF Serving's own class of the request, which would parse the tensors here.
+            "Predict": grpc.unary_unary_rpc_method_handler(
+                service.Predict, PredictRequest.FromString, predict_pb2.PredictResponse.SerializeToString
+            ),
+            "GetModelMetadata": grpc.unary_unary_rpc_method_handler(
+                service.GetModelMetadata,
+                get_model_metadata_pb2.GetModelMetadataRequest.FromString,
+                get_model_metadata_pb2.GetModelMetadataResponse.SerializeToString,
+            ),
+        }
+        handler = grpc.method_handlers_generic_handler("tensorflow.serving.PredictionService", methods)
+        self._server.add_generic_rpc_handlers((handler,))
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(requests), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self.port = self._server.add_insecure_port(address)

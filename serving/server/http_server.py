@@ -16,13 +16,14 @@ import numpy as np
 import tensorflow as tf
 import uvicorn
 from google.protobuf import json_format
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from models.section import UserError
 from serving.served_log import REQUEST_HEADER
 from serving.server.errors import HTTP_STATUS, ServingError, invalid
 from serving.server.requests import Requests
 from serving.server.rest_json import body_of, inputs_of, parse
+from serving.server.wire import PredictRequest
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/(?:versions/(?P<version>\d+)|labels/(?P<label>[^/:]+)))?"
 _PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE)
@@ -140,9 +141,9 @@ class HttpServer:
             inputs, form = inputs_of(document, servable.loaded.signatures[name])
             # The version whose signature was read: a reload may come in between.
             spec.version.value = servable.version
-            request = predict_pb2.PredictRequest(model_spec=spec)
+            request = PredictRequest(model_spec=spec)
             for alias, proto in inputs.items():
-                request.inputs[alias].CopyFrom(proto)
+                request.inputs[alias] = proto.SerializeToString()
             response = self._requests.predict(request, "REST", request_id=request_id)
         return body_of({n: _array(response.outputs[n]) for n in sorted(response.outputs)}, form)
 

@@ -16,12 +16,14 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from models.section import UserError
 from serving.server.errors import ServingError, StatusCode, invalid, of_tensorflow
+from serving.server.wire import dtype_of
 from serving.transform_graph import DESCRIPTION, check_transform
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
 
-Inputs = Mapping[str, tensor_pb2.TensorProto]
+Inputs = Mapping[str, bytes]
+"""A serialized TensorProto per input."""
 
 
 class LoadedModel:
@@ -66,7 +68,7 @@ class LoadedModel:
 
         Args:
           signature: its name; '' for the default one.
-          inputs: a TensorProto per input.
+          inputs: a serialized TensorProto per input.
           outputs: the outputs to return; all of them by default.
 
         Raises:
@@ -75,7 +77,7 @@ class LoadedModel:
         name = self._checked(signature, inputs, outputs)
         call, order = self._calls[name]
         try:
-            found = call(np.array([inputs[alias].SerializeToString() for alias in order], dtype=object))
+            found = call(np.array([inputs[alias] for alias in order], dtype=object))
         except tf.errors.OpError as error:
             _parsed(inputs)  # whose error names the input
             raise of_tensorflow(error) from None
@@ -101,7 +103,7 @@ class LoadedModel:
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """Runs a signature on arrays. Arguments and errors are those of `run`."""
-        return self.run(signature, {alias: _proto(value) for alias, value in inputs.items()}, outputs)
+        return self.run(signature, {alias: _serialized(value) for alias, value in inputs.items()}, outputs)
 
     def _checked(self, signature: str, inputs: Inputs, outputs: Collection[str]) -> str:
         name = signature or DEFAULT_SIGNATURE
@@ -143,7 +145,8 @@ class LoadedModel:
             log = prediction_log_pb2.PredictionLog.FromString(record)
             if log.HasField("predict_log"):
                 request = log.predict_log.request
-                self.run(request.model_spec.signature_name, request.inputs, request.output_filter)
+                inputs = {alias: proto.SerializeToString() for alias, proto in request.inputs.items()}
+                self.run(request.model_spec.signature_name, inputs, request.output_filter)
 
 
 class Servable:
@@ -216,8 +219,9 @@ def _check_inputs(definition: meta_graph_pb2.SignatureDef, inputs: Inputs) -> No
             f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {{{_list(wanted)}}}."
         )
     for alias, info in definition.inputs.items():
-        if inputs[alias].dtype != info.dtype:
-            expected, found = (_dtype_name(d) for d in (info.dtype, inputs[alias].dtype))
+        dtype = dtype_of(inputs[alias])
+        if dtype != info.dtype:
+            expected, found = (_dtype_name(d) for d in (info.dtype, dtype))
             raise invalid(f"input '{alias}': Expects it to be {expected} but {found} is provided")
 
 
@@ -239,26 +243,27 @@ def _parsed(inputs: Inputs) -> dict[str, np.ndarray]:
     found = {}
     for alias, proto in sorted(inputs.items()):
         try:
-            found[alias] = tf.make_ndarray(proto)
+            found[alias] = tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto))
         except Exception:
             raise invalid(f"tensor parsing error: {alias}") from None
     return found
 
 
-def _proto(value: np.ndarray) -> tensor_pb2.TensorProto:
+def _serialized(value: np.ndarray) -> bytes:
     if value.dtype != object:
-        return tf.make_tensor_proto(value)
+        return tf.make_tensor_proto(value).SerializeToString()
     proto = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum)
     for size in value.shape:
         proto.tensor_shape.dim.add(size=size)
     proto.string_val.extend(value.ravel().tolist())
-    return proto
+    return proto.SerializeToString()
 
 
-def _one_row(info: meta_graph_pb2.TensorInfo) -> tensor_pb2.TensorProto:
+def _one_row(info: meta_graph_pb2.TensorInfo) -> bytes:
     dtype = tf.as_dtype(info.dtype)
     shape = [max(dim.size, 1) for dim in info.tensor_shape.dim]
-    return tf.make_tensor_proto(np.full(shape, "" if dtype == tf.string else 0, dtype.as_numpy_dtype), dtype)
+    value = np.full(shape, "" if dtype == tf.string else 0, dtype.as_numpy_dtype)
+    return tf.make_tensor_proto(value, dtype).SerializeToString()
 
 
 def _dtype_name(dtype: int) -> str:

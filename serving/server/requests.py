@@ -19,6 +19,7 @@ from serving.server.errors import ServingError, invalid
 from serving.server.loaded import DEFAULT_SIGNATURE, Servable
 from serving.server.manager import ModelManager
 from serving.server.metrics import Metrics
+from serving.server.wire import PredictRequest
 
 Entrypoint = Literal["GRPC", "REST"]
 _SIGNATURES = "signature_def"
@@ -55,7 +56,7 @@ class Requests:
 
     def predict(
         self,
-        request: predict_pb2.PredictRequest,
+        request: PredictRequest,
         entrypoint: Entrypoint,
         seconds: float | None = None,
         request_id: str | None = None,
@@ -78,7 +79,7 @@ class Requests:
             signature = request.model_spec.signature_name
             if self._log is not None and signature in LOGGED and found:
                 columns = servable.loaded.columns
-                self._log.add(servable.version, signature, request.inputs, found, request_id, columns)
+                self._log.add(servable.version, signature, dict(request.inputs), found, request_id, columns)
             return response
         except ServingError as error:
             status = error.code
@@ -93,7 +94,7 @@ class Requests:
             self.metrics.latency.labels(known, "Predict", entrypoint).observe(1e6 * (time.perf_counter() - arrived))
 
     def _run(
-        self, servable: Servable, request: predict_pb2.PredictRequest, seconds: float | None
+        self, servable: Servable, request: PredictRequest, seconds: float | None
     ) -> Mapping[str, np.ndarray]:
         loaded, signature = servable.loaded, request.model_spec.signature_name
         outputs = tuple(request.output_filter)

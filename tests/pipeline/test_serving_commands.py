@@ -75,6 +75,16 @@ def test_the_model_is_named_where_there_are_several(run_folder, tmp_path):
     assert call("rollback", "--root", run_folder, "--model", "shop").exit_code == 0
 
 
+def test_canary_sets_the_share_of_the_candidate(run_folder, tmp_path):
+    repository = ModelRepository(run_folder / "models", "shop")
+    result = call("canary", "--root", run_folder, "--share", 0.05)
+    assert result.exit_code == 1 and "expected a version labelled 'candidate'" in result.output
+    repository.publish(saved_model(tmp_path / "c", "c"), reason="")
+    result = call("canary", "--root", run_folder, "--share", 0.05, "--reason", "a trial")
+    assert result.exit_code == 0 and "shop: 0.05 of the traffic is to get version 3" in result.output
+    assert repository.canary() == 0.05 and repository.history()[-1]["reason"] == "a trial"
+
+
 def test_prune_removes_what_has_no_label(run_folder, tmp_path):
     repository = ModelRepository(run_folder / "models", "shop")
     repository.promote(repository.publish(saved_model(tmp_path / "c", "c"), reason=""), "better")

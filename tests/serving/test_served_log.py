@@ -42,7 +42,7 @@ def served(inputs, version=7):
 
 
 def as_protos(columns):
-    return {name: tf.make_tensor_proto(value) for name, value in columns.items()}
+    return {name: tf.make_tensor_proto(value).SerializeToString() for name, value in columns.items()}
 
 
 @pytest.mark.parametrize("form", [dict, as_protos], ids=["as the client has them", "as the server gets them"])
