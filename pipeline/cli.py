@@ -848,12 +848,10 @@ def serve(
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Size limit of a request.")] = 64 << 20,
     max_batch_size: Annotated[
         int,
-        typer.Option(
-            "--max-batch-size", min=0, help="Rows of small requests joined into one call; not of `rank`. 0: none."
-        ),
+        typer.Option(help="Rows of small requests joined into one call; not of `rank`. 0: none.", metavar="N", min=0),
     ] = 0,
     batch_timeout: Annotated[
-        int, typer.Option("--batch-timeout-micros", min=0, help="How long a batch waits to be filled.")
+        int, typer.Option(help="How long a batch waits to be filled.", metavar="MICROSECONDS", min=0)
     ] = 1000,
     log: Annotated[
         Path | None,

@@ -329,7 +329,9 @@ class ModelRepository:
             "version": version,
             "reason": reason,
         }
-        document = {**labels, **({_CANARY: canary} if canary else {}), "change": change}
+        document: dict[str, Any] = {str(label): of for label, of in labels.items()} | {"change": change}
+        if canary:
+            document[_CANARY] = canary
         temporary = self.path / f".{_LABELS_FILE}"
         try:
             # All that needs space comes first: a full disk leaves no version without its label.

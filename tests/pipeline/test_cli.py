@@ -85,7 +85,7 @@ def test_help_does_not_wait_for_tensorflow():
 def test_commands():
     assert set(commands()) == {
         "run", "check", "schema", "join", "compare", "forget", "sweep", "monitor", "simulate", "serve", "rollback",
-        "prune", "loadtest", "dataset kuairand", "config schema", "config show",
+        "prune", "loadtest", "canary", "models-config", "skew", "dataset kuairand", "config schema", "config show",
     }  # fmt: skip
 
 
