@@ -18,7 +18,7 @@ from components.log_example_gen.config import Window
 from components.log_example_gen.executor import JoinOptions
 from components.offline_ab import OfflineABTest
 from components.promotion import Promotion
-from components.schema import CuratedSchema
+from components.schema import CuratedSchema, with_weight
 from components.serving_check import ServingCheck
 from components.trainer.config import TrainerSpec
 from models.preprocessing import features_to_json
@@ -116,7 +116,7 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
 
     examples = log_example_gen(config, root, inputs)
     # The schema as a parameter: an edited file is never answered from the cache.
-    schema = CuratedSchema(schema_text=inputs.schema_text)
+    schema = CuratedSchema(schema_text=with_weight(inputs.schema_text, config.sampling.on))
     # The model in service when this window and configuration first ran. All that decides on a new model is in the
     # fingerprint, and nothing else: repeating a run is then a cache hit and not a second promotion.
     decided_by = [

@@ -2,5 +2,6 @@
 
 from components.schema.component import CuratedSchema
 from components.schema.infer import infer_schema
+from components.schema.weight import with_weight
 
-__all__ = ["CuratedSchema", "infer_schema"]
+__all__ = ["CuratedSchema", "infer_schema", "with_weight"]

@@ -5,7 +5,7 @@ from tfx.types import standard_artifacts
 from tfx.utils import io_utils
 
 from components.example_validator.executor import find_anomalies
-from components.schema import infer_schema
+from components.schema import infer_schema, with_weight
 from components.schema.executor import Executor
 from models.section import UserError
 from tests.components.toy_artifacts import artifact, statistics_of
@@ -124,3 +124,22 @@ def test_columns_with_an_open_end_get_no_domain():
     domains = {f.name: f.domain for f in schema.feature}
     assert domains["device"] == "" and domains["gender"] == "gender"
     assert "device" not in [d.name for d in schema.string_domain]
+
+
+def test_the_weight_of_sampled_rows_is_in_the_schema_where_rows_are_sampled():
+    text = '# a comment\nfeature { name: "price" type: FLOAT }\n'
+    sampled = with_weight(text, sampled=True)
+    assert sampled.startswith(text)  # what a person wrote stays as it is
+    schema = text_format.Parse(sampled, schema_pb2.Schema())
+    assert [(f.name, f.type, f.presence.min_fraction) for f in schema.feature] == [
+        ("price", schema_pb2.FLOAT, 0.0), ("weight", schema_pb2.FLOAT, 1.0),
+    ]  # fmt: skip
+    for weight, wrong in ((4.0, []), (0.5, ["weight"])):
+        rows = statistics_of({"price": [[1.0]], "weight": [[weight]]})
+        assert list(find_anomalies(rows, schema, None).anomaly_info) == wrong
+    # Nothing is there twice, and turning it off again takes it out.
+    assert with_weight(sampled, sampled=True) == sampled
+    back = text_format.Parse(with_weight(sampled, sampled=False), schema_pb2.Schema())
+    assert [f.name for f in back.feature] == ["price"]
+    for untouched in ("", "feature { nome }", text):
+        assert with_weight(untouched, sampled=False) == untouched

@@ -402,7 +402,11 @@ def killed(shop: Shop, where: str) -> Stop:
     return Stop(process.returncode, process.stdout + process.stderr, files(shop.repository))
 
 
-TO_NEXT_DAY = ("--last-day", NEXT_DAY)
+# The next day trains on a sample of the rows, for long enough to forget what the model in service had of all of them.
+TO_NEXT_DAY = (
+    "--last-day", NEXT_DAY, "--set", "sampling.keep.click=0.25", "--set", "sampling.keep.purchase=0.5",
+    "--set", "training.epochs=12",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -488,6 +492,24 @@ def test_candidate_and_model_in_service_score_the_same_rows(next_day):
         for metrics in found:
             assert metrics.auc == pytest.approx(expected[metrics.task]["auc"], abs=1e-3)
             assert metrics.log_loss == pytest.approx(expected[metrics.task]["log_loss"], abs=1e-5)
+
+
+def test_probabilities_mean_the_same_where_training_saw_a_sample(next_day):
+    examples = next_day.done.output("LogExampleGen", "examples")
+    seen, whole = read_joined(examples / "Split-train"), read_joined(examples / "Split-eval")
+    clicks, purchases = seen.labels("click"), seen.labels("purchase")
+    expected_weight = np.where(purchases == 1, 1.0, np.where(clicks == 1, 2.0, 4.0))
+    np.testing.assert_array_equal(seen.labels("weight"), expected_weight)
+    np.testing.assert_array_equal(whole.labels("weight"), 1.0)
+    # A model that took the sample for the world would say click more than twice as often, purchase three times.
+    assert clicks.mean() > 2 * whole.labels("click").mean()
+    assert purchases.mean() > 2.5 * whole.labels("purchase").mean()
+    served = ModelRepository(next_day.shop.repository, "ranker").versions()[-1]
+    metrics = expected_metrics(whole, serving_default(served.path, whole))
+    # Of about 800 clicks and 250 purchases chance alone takes 4 % and 6 %, and as much of those trained on.
+    assert metrics["ctr"]["calibration"] == pytest.approx(1.0, abs=0.15)
+    assert metrics["cvr"]["calibration"] == pytest.approx(1.0, abs=0.25)
+    assert metrics["ctcvr"]["calibration"] == pytest.approx(1.0, abs=0.25)
 
 
 def test_warm_start_says_what_it_carried_over(first, next_day):
