@@ -9,6 +9,7 @@ from pathlib import Path
 from tfx.types import standard_artifacts
 
 from components.log_example_gen import LogReport
+from components.log_example_gen.days import STOPPED_DIR
 from components.log_example_gen.executor import Executor, JoinOptions
 from components.log_example_gen.forgotten import Forgotten
 from components.log_example_gen.joining import Form
@@ -32,7 +33,8 @@ def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None =
       The report's folder.
 
     Raises:
-      UserError: if the folder is there already, or for what is wrong with the logs.
+      UserError: if the folder is there already, or for what is wrong with the logs. If too many rows were rejected, the
+        report is kept in a folder beside `out`, which it names.
     """
     if out.exists():
         raise UserError(f"{out}: the folder is there already; expected one to make")
@@ -49,10 +51,23 @@ def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None =
         flags = [*beam_flags(config), *JoinOptions.flags(config.join)]
         context = Executor.Context(beam_pipeline_args=flags, tmp_dir=str(partial / "tmp"))
         outputs = {"examples": [examples], "report": [report]}
-        Executor(context).Do({}, outputs, {**component.exec_properties, "form": form})
+        try:
+            Executor(context).Do({}, outputs, {**component.exec_properties, "form": form})
+        except UserError as error:
+            raise _with_report_kept(error, joined / STOPPED_DIR, out) from None
         shutil.rmtree(joined)
         shutil.rmtree(partial / "tmp", ignore_errors=True)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out / "report"
+
+
+def _with_report_kept(error: UserError, stopped: Path, out: Path) -> UserError:
+    """Keeps the report of a stopped join, if there is one, and says where."""
+    if not stopped.exists():
+        return error
+    kept = out.with_name(f"{out.name}-stopped")
+    shutil.rmtree(kept, ignore_errors=True)
+    stopped.rename(kept)
+    return UserError(str(error).replace(str(stopped), str(kept)))

@@ -1,6 +1,7 @@
 """Joined days: each is joined once, kept as a folder that is there whole or not at all, and used by every run.
 
     URI/forgotten.json                          users whose rows were deleted on request
+    URI/stopped/                                report and rejected rows of the last run, if it had too many of these
     URI/CONFIGURATION/days/DAY/INPUTS/          examples of a day in files by the place of their hash; manifest.json
     URI/CONFIGURATION/files/DAY/FILE/           what was read from a log file: manifest.json and its rejected rows
 
@@ -27,6 +28,7 @@ from components.log_example_gen.config import AttributionConfig, LogsConfig, Sam
 from components.log_example_gen.window import LogFile, day_start_ms, folders_of
 
 MANIFEST = "manifest.json"
+STOPPED_DIR = "stopped"
 
 _DAY = timedelta(days=1)
 

@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from typing import Any
 
 import apache_beam as beam
+import pyarrow.parquet as pq
 from absl import logging
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from pydantic import TypeAdapter
@@ -21,9 +22,10 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
 from components.log_example_gen.attribution import Rules, rules
-from components.log_example_gen.buckets import bucket_count
+from components.log_example_gen.buckets import bucket_count, create
 from components.log_example_gen.config import AttributionConfig, JoinConfig, LogsConfig, SamplingConfig, Window
 from components.log_example_gen.days import (
+    STOPPED_DIR,
     DayInputs,
     JoinedDays,
     day_inputs,
@@ -35,7 +37,7 @@ from components.log_example_gen.days import (
 from components.log_example_gen.forgotten import Forgotten
 from components.log_example_gen.joining import Form, JoinLogs
 from components.log_example_gen.page import PAGE_FILE, page
-from components.log_example_gen.parsing import LogSpec, log_specs
+from components.log_example_gen.parsing import REJECTED_SCHEMA, LogSpec, log_specs
 from components.log_example_gen.report import (
     SPLITS,
     Counts,
@@ -130,12 +132,19 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         read = {file: _found(store.find_file(file), file.relative) for file in files}
         counts = merge([found["counts"] for found in (*joined.values(), *read.values())])
         check_columns(counts, specs, features)
-        check_rejected(counts, logs)
         report = reconciliation(_with_other_days(counts, specs), specs, window)
-        _link_rejected(read, os.path.join(report_uri, REJECTED_DIR))
-        _write_json(report, os.path.join(report_uri, REPORT_FILE))
-        with fileio.open(os.path.join(report_uri, PAGE_FILE), "w") as file:
-            file.write(page(report, logs, attribution))
+        stopped = os.path.join(joined_uri, STOPPED_DIR)
+        if fileio.exists(stopped):
+            fileio.rmtree(stopped)
+        try:
+            check_rejected(counts, logs)
+        except UserError as error:
+            # TFX removes what a component that failed has written to its outputs.
+            _write_report(report, read, page(report, logs, attribution, stopped=str(error)), stopped)
+            raise UserError(
+                f"{error}\nAll rejected rows are in the report: {os.path.join(stopped, PAGE_FILE)}"
+            ) from None
+        _write_report(report, read, page(report, logs, attribution), report_uri)
         logging.info("Reconciliation of %s to %s:\n%s", window.first_day, window.last_day, summary(report))
         check_examples(report)
 
@@ -292,8 +301,20 @@ def _link_examples(days: Sequence[Mapping[str, Any]], folder: str, form: Form) -
         link(source, os.path.join(folder, name if form == "tfrecord" else f"{name}.{form}"))
 
 
+def _write_report(report: Mapping[str, Any], files: Mapping[LogFile, Mapping[str, Any]], html: str, uri: str) -> None:
+    """Writes the report, its page and the rejected rows of the files into a folder."""
+    _link_rejected(files, os.path.join(uri, REJECTED_DIR))
+    _write_json(report, os.path.join(uri, REPORT_FILE))
+    with fileio.open(os.path.join(uri, PAGE_FILE), "w") as file:
+        file.write(html)
+
+
 def _link_rejected(files: Mapping[LogFile, Mapping[str, Any]], folder: str) -> None:
+    """Gives a folder the rejected rows, one data set of REJECTED_SCHEMA; without any, a file that has none."""
     fileio.makedirs(folder)
+    if not any(read["rejected"] for read in files.values()):
+        with create(os.path.join(folder, "none.parquet")) as sink:
+            pq.write_table(REJECTED_SCHEMA.empty_table(), sink)
     for number, (file, read) in enumerate(files.items()):
         for part, name in enumerate(read["rejected"]):
             link(os.path.join(read["uri"], name), os.path.join(folder, f"{file.log}-{number:05d}-{part:05d}.parquet"))

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tfx.dsl.io import fileio
 
 from components.log_example_gen.days import (
+    STOPPED_DIR,
     file_folders,
     joined_folders,
     link,
@@ -47,7 +48,8 @@ class Removed:
 def forget(uri: str, users: Collection[str]) -> Removed:
     """Puts users on the list of forgotten ones and takes their rows out of all joined days.
 
-    First the list is written: what is joined from then on leaves them out. Then each day's folder is replaced by one
+    First the list is written: what is joined from then on leaves them out. The report of a run that was stopped is
+    removed. Then each day's folder is replaced by one
     without their rows. Doing it again after a kill finishes what is left.
 
     Args:
@@ -57,6 +59,8 @@ def forget(uri: str, users: Collection[str]) -> Removed:
     fileio.makedirs(uri)
     forgotten = Forgotten.read(uri).with_users(users)
     forgotten.write(uri)
+    if fileio.exists(stopped := os.path.join(uri, STOPPED_DIR)):
+        fileio.rmtree(stopped)
     examples: dict[date, int] = {}
     for day, folder in joined_folders(uri):
         examples[day] = examples.get(day, 0) + _clean_day(folder, forgotten)

@@ -1,6 +1,16 @@
 """Building blocks of the HTML pages that reports are: one self-contained file each, without scripts or network."""
 
-from components.pages.charts import Series, interval_strip, legend, line_chart, scatter_chart
+from components.pages.charts import (
+    Bar,
+    Series,
+    bar_chart,
+    interval_strip,
+    legend,
+    line_chart,
+    scatter_chart,
+    stacked_bar,
+    swatches,
+)
 from components.pages.page import (
     Banner,
     Cell,
@@ -11,6 +21,7 @@ from components.pages.page import (
     figure,
     folded,
     paragraph,
+    render,
     section,
     table,
     write,
@@ -18,10 +29,12 @@ from components.pages.page import (
 
 __all__ = [
     "Banner",
+    "Bar",
     "Cell",
     "Series",
     "Tone",
     "bar",
+    "bar_chart",
     "cards",
     "facts",
     "figure",
@@ -30,8 +43,11 @@ __all__ = [
     "legend",
     "line_chart",
     "paragraph",
+    "render",
     "scatter_chart",
     "section",
+    "stacked_bar",
+    "swatches",
     "table",
     "write",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,6 +149,84 @@ def interval_strip(
     return Markup(
         '<svg class="strip" viewBox="0 0 200 20" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
     ).format(said, Markup("").join(parts))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of a chart, or a part of a bar.
+
+    Attributes:
+      name: what it stands for.
+      size: its height, or its share of the bar in [0, 1].
+      colour: such as '#0072b2'.
+      value: text above it.
+      hint: what it says when the pointer rests on it.
+    """
+
+    name: str
+    size: float
+    colour: str = COLOURS[0]
+    value: str = ""
+    hint: str = ""
+
+
+def bar_chart(bars: Sequence[Bar], *, label: str, mark: tuple[float, str] | None = None) -> Markup:
+    """Bars beside each other, their names slanted below them.
+
+    Args:
+      bars: from left to right; the highest one fills the chart.
+      label: what the chart shows.
+      mark: where to draw a vertical line, in bars from the left, and what to write beside it.
+    """
+    width, left, right, top, bottom = 420.0, 14.0, 414.0, 34.0, 170.0
+    step = (right - left) / max(len(bars), 1)
+    most = max((bar.size for bar in bars), default=0.0) or 1.0
+    parts = [
+        Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" stroke="{}"/>').format(left, bottom, right, bottom, _SOFT),
+    ]
+    for i, bar in enumerate(bars):
+        x, height = left + i * step, (bottom - top) * bar.size / most
+        rect = '<rect x="{:.2f}" y="{:.2f}" width="{:.2f}" height="{:.2f}" fill="{}"><title>{}</title></rect>'
+        drawn = Markup(rect).format(x + 0.1 * step, bottom - height, 0.8 * step, height, bar.colour, bar.hint)
+        value = '<text x="{:.1f}" y="{:.1f}" text-anchor="middle" font-size="9" fill="{}">{}</text>'
+        name = '<text transform="translate({:.1f} {}) rotate(-40)" text-anchor="end" font-size="11" fill="{}">{}</text>'
+        parts += [drawn, Markup(name).format(x + 0.65 * step, bottom + 13, _INK, bar.name)]
+        if bar.value:
+            parts.append(Markup(value).format(x + step / 2, bottom - height - 3, _SOFT, bar.value))
+    if mark is not None:
+        x = left + mark[0] * step
+        side, anchor = (4, "start") if x < width / 2 else (-4, "end")
+        line = (
+            '<line x1="{0:.2f}" y1="4" x2="{0:.2f}" y2="{1}" stroke="{2}" stroke-width="1.5" stroke-dasharray="5 3"/>'
+        )
+        text = '<text x="{:.1f}" y="14" text-anchor="{}" font-size="11" fill="{}">{}</text>'
+        parts += [Markup(line).format(x, bottom + 4, COLOURS[1]), Markup(text).format(x + side, anchor, _INK, mark[1])]
+    return Markup('<svg viewBox="0 0 {:g} 226" role="img" aria-label="{}">{}</svg>').format(
+        width, label, Markup("").join(parts)
+    )
+
+
+def stacked_bar(parts: Iterable[Bar], *, label: str) -> Markup:
+    """Shares of a whole, or of the longest of several bars, one after the other, for a cell of a table."""
+    drawn, x = [], 0.0
+    for part in parts:
+        # What is there can be seen, however small it is.
+        width = max(200 * part.size, 1.0) if part.size else 0.0
+        rect = '<rect x="{:.2f}" y="2" width="{:.2f}" height="16" fill="{}"><title>{}</title></rect>'
+        drawn.append(Markup(rect).format(x, width, part.colour, part.hint))
+        x += 200 * part.size
+    return Markup(
+        '<svg class="strip" viewBox="0 0 200 20" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    ).format(label, Markup("").join(drawn))
+
+
+def swatches(colours: Mapping[str, str]) -> Markup:
+    """Names of what colours stand for."""
+    entry = (
+        '<li><svg viewBox="0 0 32 16" aria-hidden="true"><rect width="16" height="16" x="8" fill="{}"/></svg>{}</li>'
+    )
+    entries = Markup("").join(Markup(entry).format(colour, name) for name, colour in colours.items())
+    return Markup('<ul class="legend">{}</ul>').format(entries)
 
 
 def legend(series: Iterable[Series], *, marks: bool = False) -> Markup:

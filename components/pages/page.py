@@ -55,7 +55,8 @@ th { font-weight: 600; border-bottom: 1px solid var(--ink); vertical-align: bott
 td { border-bottom: 1px solid var(--line); }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; }
 td.wrap { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
-td.strong { font-weight: 600; }
+td.strong, tfoot td { font-weight: 600; }
+tfoot td { border-top: 1px solid var(--ink); }
 td .bar { display: inline-block; height: .7em; background: #9db4c8; margin-right: .5em; min-width: 1px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr));
   gap: 1.2rem; margin: .8rem 0; }
@@ -122,27 +123,29 @@ class Cell:
     hint: str = ""
 
 
-def write(
-    path: Path, title: str, lead: str | Markup, parts: Iterable[Markup | Banner], *, language: str = "en"
-) -> Path:
-    """Writes a page; the file appears whole or not at all.
+def render(title: str, lead: str | Markup, parts: Iterable[Markup | Banner], *, language: str = "en") -> str:
+    """The text of a page.
 
     Args:
-      path: the file.
       title: of the page and its first heading.
       lead: a sentence under the title: what was looked at, and when.
       parts: banner, sections and figures in their order.
     """
-    body = Markup("\n").join(parts)
-    text = Markup(
+    return Markup(
         '<!DOCTYPE html>\n<html lang="{}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n<main>\n"
         '<h1>{}</h1>\n<p class="lead">{}</p>\n{}\n</main>\n</body>\n</html>\n'
-    ).format(language, title, Markup(STYLE), title, lead, body)
+    ).format(language, title, Markup(STYLE), title, lead, Markup("\n").join(parts))
+
+
+def write(
+    path: Path, title: str, lead: str | Markup, parts: Iterable[Markup | Banner], *, language: str = "en"
+) -> Path:
+    """Writes a page; the file appears whole or not at all. Arguments as for `render`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
+    aside.write_text(render(title, lead, parts, language=language), encoding="utf-8")
     os.replace(aside, path)
     return path
 
@@ -170,6 +173,7 @@ def table(
     numbers: Iterable[int] = (),
     wrapped: Iterable[int] = (),
     caption: str = "",
+    total: Sequence[Cell | str | Markup] = (),
 ) -> Markup:
     """A table that scrolls sideways where the window is narrower than it.
 
@@ -179,6 +183,7 @@ def table(
       numbers: places of the columns that are aligned right.
       wrapped: places of the columns whose long text is broken.
       caption: what the table shows.
+      total: cells of a last row that sums the others up; none by default.
     """
     right, broken = set(numbers), set(wrapped)
 
@@ -193,13 +198,15 @@ def table(
         hint = Markup(' title="{}"').format(cell.hint) if cell.hint else ""
         return Markup("<td{}{}>{}</td>").format(classes(i, cell), hint, cell.value)
 
+    def cells(row: Sequence[Cell | str | Markup]) -> Markup:
+        return Markup("<tr>{}</tr>").format(Markup("").join(shown(i, c) for i, c in enumerate(row)))
+
     head = Markup("").join(Markup('<th scope="col"{}>{}</th>').format(classes(i), c) for i, c in enumerate(columns))
-    body = Markup("\n").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(shown(i, c) for i, c in enumerate(row))) for row in rows
-    )
+    body = Markup("\n").join(cells(row) for row in rows)
+    foot = Markup("<tfoot>{}</tfoot>").format(cells(total)) if total else ""
     said = Markup("<caption>{}</caption>").format(caption) if caption else ""
-    return Markup('<div class="scroll"><table>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>').format(
-        said, head, body
+    return Markup('<div class="scroll"><table>{}<thead><tr>{}</tr></thead>\n<tbody>{}</tbody>{}</table></div>').format(
+        said, head, body, foot
     )
 
 

@@ -360,6 +360,16 @@ def test_join_leaves_forgotten_users_out_and_nothing_behind(config, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["all", "config", "fewer", "root"]
 
 
+def test_join_that_rejects_too_much_leaves_its_report(config, tmp_path):
+    failed = invoke("join", "--config", config, "--out", tmp_path / "rows", "--set", "logs.max_rejected=0")
+    assert failed.exit_code == 1
+    kept = tmp_path / "rows-stopped"
+    assert f"All rejected rows are in the report: {kept}/report.html" in failed.stderr.replace("\n", " ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config", "rows-stopped"]
+    assert "The run was stopped." in (kept / "report.html").read_text()
+    assert pq.read_table(kept / "rejected").num_rows > 0
+
+
 # Runs
 
 

@@ -379,7 +379,7 @@ class TestLimits:
     def test_of_a_reason(self, tmp_path):
         with pytest.raises(UserError) as error:
             self.run(tmp_path, {"time_out_of_range": 0.01, "bad_type": 0.5})
-        first, *found = str(error.value).splitlines()
+        first, *found, last = str(error.value).splitlines()
         # 96 rows of the day, and 4 of the other days.
         assert first == (
             "exposures: 2 of 100 rows were rejected as time_out_of_range "
@@ -392,6 +392,23 @@ class TestLimits:
             f"  2 bad_type: exposures/{DAY}/part-0.csv row 95: column 'price': expected a finite number, "
             f"found text cheap; the row: b0,i1,u1,{AT},cheap,a",
         ]
+        assert last == f"All rejected rows are in the report: {tmp_path}/out/joined/stopped/report.html"
+
+    def test_that_stop_leave_the_report_until_a_run_goes_through(self, tmp_path):
+        with pytest.raises(UserError):
+            self.run(tmp_path, 0.03)
+        # TFX removes the outputs of a component that failed, but not what is beside the joined days.
+        stopped = tmp_path / "out/joined/stopped"
+        page = (stopped / "report.html").read_text()
+        assert "The run was stopped." in page
+        assert "exposures: 4 of 100 rows were rejected (4.0%, more than logs.max_rejected = 3.0%)" in page
+        assert json.loads((stopped / "report.json").read_text())["logs"]["exposures"]["read"] == 100
+        assert pq.read_table(stopped / "rejected").num_rows == 4
+        logs = logs_config(tmp_path / "logs", "csv", max_rejected=0.05)
+        after = run(tmp_path / "after", logs, FEATURES, WINDOW, joined=tmp_path / "out/joined")
+        assert len(after.rejected) == 4
+        assert not stopped.exists()
+        assert "The run was stopped." not in (tmp_path / "after/report/report.html").read_text()
 
     @pytest.mark.parametrize(
         ("max_rejected", "message"),
@@ -427,3 +444,11 @@ def test_rejected_rows_are_one_data_set(tmp_path):
         ("click", f"clicks/{DAY}/x.csv", 1, "a,b"), ("click", f"clicks/{DAY}/x.csv", 2, "c"),
         ("exposures", f"exposures/{DAY}/x.csv", 1, "a,b"), ("exposures", f"exposures/{DAY}/x.csv", 2, "c"),
     ]  # fmt: skip
+
+
+def test_without_rejected_rows_the_data_set_has_its_columns(tmp_path):
+    sound_logs(tmp_path / "logs", "csv", {})
+    run(tmp_path / "out", logs_config(tmp_path / "logs", "csv"), FEATURES, WINDOW)
+    table = pq.read_table(tmp_path / "out/report/rejected")
+    assert table.schema.remove_metadata() == REJECTED_SCHEMA
+    assert table.num_rows == 0

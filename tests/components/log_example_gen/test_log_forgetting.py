@@ -10,6 +10,7 @@ from components.log_example_gen.days import joined_folders, read_folder
 from components.log_example_gen.forgetting import count_rows, forget
 from components.log_example_gen.forgotten import NOBODY, Forgotten
 from components.log_example_gen.parsing import log_specs
+from models.section import UserError
 from tests.components.log_example_gen.log_files import (
     attribution_config,
     event,
@@ -49,6 +50,14 @@ def requests(got):
 
 
 class TestForget:
+    def test_the_report_of_a_stopped_run_goes(self, tmp_path, shop):
+        strict = logs_config(tmp_path / "logs", "csv", max_rejected=0.01)
+        with pytest.raises(UserError, match="stopped/report.html"):
+            joined_run(tmp_path, "a", strict)
+        assert "ann" in (tmp_path / "joined/stopped/report.html").read_text()
+        forget(str(tmp_path / "joined"), ["ann"])
+        assert not (tmp_path / "joined/stopped").exists()
+
     def test_rows_go_and_do_not_come_back(self, tmp_path, shop):
         before = joined_run(tmp_path, "a", shop)
         removed = forget(str(tmp_path / "joined"), ["ann"])

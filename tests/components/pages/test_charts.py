@@ -5,7 +5,17 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from components.pages import Series, interval_strip, legend, line_chart, scatter_chart
+from components.pages import (
+    Bar,
+    Series,
+    bar_chart,
+    interval_strip,
+    legend,
+    line_chart,
+    scatter_chart,
+    stacked_bar,
+    swatches,
+)
 from components.pages.charts import MARKS, ticks
 
 
@@ -96,3 +106,29 @@ def test_an_interval_beyond_the_line_ends_in_an_arrow():
 def test_an_unknown_interval_is_an_empty_line():
     found, bar = strip(math.nan, math.nan, math.nan)
     assert bar is None and not list(found.iter("circle"))
+
+
+def test_bars_are_linear_in_their_size_and_the_mark_is_between_them():
+    bars = [Bar("a", 5, "#111111", "5", "five"), Bar("b", 20, value="<20>"), Bar("c", 0)]
+    picture = parse(bar_chart(bars, label="bars", mark=(1.5, "here")))
+    a, b, c = picture.iter("rect")
+    assert float(a.attrib["height"]) / float(b.attrib["height"]) == pytest.approx(0.25)
+    assert float(c.attrib["height"]) == 0
+    assert a.attrib["fill"] == "#111111" and a.find("title").text == "five"
+    axis, mark = picture.iter("line")
+    middle = (float(axis.attrib["x1"]) + float(axis.attrib["x2"])) / 2
+    assert float(mark.attrib["x1"]) == pytest.approx(middle, abs=0.01)
+    assert [e.text for e in picture.iter("text")] == ["a", "5", "b", "<20>", "c", "here"]
+    assert len(list(parse(bar_chart([], label="none")).iter("rect"))) == 0
+
+
+def test_parts_of_a_bar_follow_each_other_and_small_ones_are_seen():
+    parts = [Bar("a", 0.5, hint="half"), Bar("b", 0.0001), Bar("c", 0.25)]
+    found = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in parse(stacked_bar(parts, label="x")).iter("rect")]
+    assert found == [(0.0, 100.0), (100.0, 1.0), (pytest.approx(100.02), 50.0)]
+
+
+def test_swatches():
+    picture = parse(swatches({"one & all": "#123456", "none": "#654321"}))
+    assert [e.attrib["fill"] for e in picture.iter("rect")] == ["#123456", "#654321"]
+    assert [li.find("svg").tail for li in picture.iter("li")] == ["one & all", "none"]

@@ -80,3 +80,10 @@ def test_numbers_are_aligned_and_columns_keep_their_order():
     text = table(["a", "b"], [["1", "2"]], numbers=[1], wrapped=[0])
     assert text.index('<th scope="col" class="wrap">a') < text.index('<th scope="col" class="n">b')
     assert '<td class="wrap">1</td><td class="n">2</td>' in text
+
+
+def test_a_total_is_the_last_row_of_a_table():
+    text = table(["a", "b"], [["x", "1"], ["y", "2"]], numbers=[1], total=["all", "3"])
+    assert text.count("<tr>") == 4
+    assert '<tfoot><tr><td>all</td><td class="n">3</td></tr></tfoot></table>' in text
+    assert "<tfoot>" not in table(["a"], [["x"]])
