@@ -69,7 +69,7 @@ def page(report: Mapping[str, Any], logs: LogsConfig, attribution: AttributionCo
     colours = {**COLOURS, **dict(zip(others, _OTHER_COLOURS * len(found)))}
     days = _days_of_splits(report["window"])
     lead = f"Training days {days['train']}, evaluation days {days['eval']}, in the time zone {logs.timezone}."
-    parts = [
+    parts: list[Markup | Banner] = [
         _banner(report, list(remarks(report, logs, attribution)), stopped),
         _examples(report, days),
         _by_log(report, colours),

@@ -124,7 +124,8 @@ def test_bars_are_linear_in_their_size_and_the_mark_is_between_them():
 
 def test_parts_of_a_bar_follow_each_other_and_small_ones_are_seen():
     parts = [Bar("a", 0.5, hint="half"), Bar("b", 0.0001), Bar("c", 0.25)]
-    found = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in parse(stacked_bar(parts, label="x")).iter("rect")]
+    picture = parse(stacked_bar(parts, label="x"))
+    found = [(float(r.attrib["x"]), float(r.attrib["width"])) for r in picture.iter("rect")]
     assert found == [(0.0, 100.0), (100.0, 1.0), (pytest.approx(100.02), 50.0)]
 
 
