@@ -25,6 +25,7 @@ from components.pages import (
     cards,
     facts,
     figure,
+    folded,
     paragraph,
     render,
     section,
@@ -333,8 +334,7 @@ def _rejected(report: Mapping[str, Any], limits: Mapping[str, float], most: int 
     return section(
         "Rejected rows",
         table(["log", "reason", "column", "rows", "of the log"], rows, numbers=(3, 4)),
-        Markup("<h3>One of each kind</h3>"),
-        facts(examples),
+        folded("One of each kind", facts(examples)),
         table(["file", "rows", "rejected"], of_files, numbers=[1], caption="Files with the most of them"),
         note=Markup(
             "All of them lie in <code>rejected/*.parquet</code> beside this page, each with its file, row, reason, "
