@@ -17,6 +17,7 @@ import numpy as np
 LIBRARY = "libtensorflow_cc.so.2"
 """Name of the library, in the folder of the package `tensorflow`."""
 
+_INVALID = 3  # INVALID_ARGUMENT
 _STRING = 7
 _DTYPES = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64, 10: np.bool_}
 """NumPy's types by the numbers of TF_DataType."""
@@ -28,7 +29,20 @@ _IS_VIEW = 3
 
 
 class NativeError(Exception):
-    """The library refused something; the text is its own."""
+    """The library refused something.
+
+    Attributes:
+      code: number of the status, as gRPC's.
+      message: the library's own text.
+    """
+
+    def __init__(self, code: int, message: str):
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(frozen=True)
@@ -99,11 +113,17 @@ class NativeModel:
             for tensor in [*tensors, *filter(None, results)]:
                 self._api.TF_DeleteTensor(tensor)
 
+    def close(self) -> None:
+        """Lets go of what was loaded."""
+        self._api.TF_DeleteSession(self._session, self._status)
+        self._api.TF_DeleteGraph(self._graph)
+        self._api.TF_DeleteStatus(self._status)
+
     def _output(self, tensor: str) -> _Output:
         operation, _, index = tensor.partition(":")
         found = self._api.TF_GraphOperationByName(self._graph, operation.encode())
         if not found:
-            raise NativeError(f"the graph has no operation '{operation}', which a signature names")
+            raise NativeError(_INVALID, f"the graph has no operation '{operation}', which a signature names")
         return _Output(found, int(index or 0))
 
     def _tensor(self, value: np.ndarray, texts: list[object]) -> int:
@@ -119,14 +139,14 @@ class NativeModel:
     def _array(self, tensor: int) -> np.ndarray:
         dtype = _DTYPES.get(self._api.TF_TensorType(tensor))
         if dtype is None:
-            raise NativeError(f"an output of type {self._api.TF_TensorType(tensor)}: expected numbers")
+            raise NativeError(_INVALID, f"an output of type {self._api.TF_TensorType(tensor)}: expected numbers")
         shape = [self._api.TF_Dim(tensor, i) for i in range(self._api.TF_NumDims(tensor))]
         data = ctypes.string_at(self._api.TF_TensorData(tensor), self._api.TF_TensorByteSize(tensor))
         return np.frombuffer(data, dtype).reshape(shape)
 
     def _check(self) -> None:
-        if self._api.TF_GetCode(self._status):
-            raise NativeError(self._api.TF_Message(self._status).decode(errors="replace"))
+        if code := self._api.TF_GetCode(self._status):
+            raise NativeError(code, self._api.TF_Message(self._status).decode(errors="replace"))
 
 
 def _views(value: np.ndarray, texts: list[object]) -> np.ndarray:
@@ -150,6 +170,9 @@ def _api(library: str | Path) -> ctypes.CDLL:
         "TF_GetCode": (c_int, handle),
         "TF_Message": (c_char_p, handle),
         "TF_NewGraph": (handle,),
+        "TF_DeleteStatus": (None, handle),
+        "TF_DeleteGraph": (None, handle),
+        "TF_DeleteSession": (None, handle, handle),
         "TF_NewSessionOptions": (handle,),
         "TF_DeleteSessionOptions": (None, handle),
         "TF_LoadSessionFromSavedModel": (

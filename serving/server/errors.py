@@ -5,6 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 from grpc import StatusCode
 
+from models.section import UserError
+from serving.native import NativeError
+
 # As in TF Serving's HTTP server.
 HTTP_STATUS = {
     StatusCode.OK: 200,
@@ -42,6 +45,18 @@ class ServingError(Exception):
         self.message = message
 
 
+class LoadError(UserError):
+    """A version cannot be loaded.
+
+    Attributes:
+      code: of TF Serving's status of the version.
+    """
+
+    def __init__(self, code: StatusCode, message: str):
+        super().__init__(message)
+        self.code = code
+
+
 def invalid(message: str) -> ServingError:
     return ServingError(StatusCode.INVALID_ARGUMENT, message)
 
@@ -52,5 +67,13 @@ def not_found(message: str) -> ServingError:
 
 def of_tensorflow(error: tf.errors.OpError) -> ServingError:
     """The code and the text of an error in the graph, without the Python that TensorFlow adds to the text."""
-    text = error.message.split("\n\nOriginal stack trace")[0]
-    return ServingError(_BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN), text)
+    return ServingError(code_of(error), error.message.split("\n\nOriginal stack trace")[0])
+
+
+def code_of(error: Exception) -> StatusCode:
+    """The code of whatever kept a version from being loaded or a request from being answered."""
+    if isinstance(error, tf.errors.OpError):
+        return _BY_NUMBER.get(error.error_code, StatusCode.UNKNOWN)
+    if isinstance(error, NativeError):
+        return _BY_NUMBER.get(error.code, StatusCode.UNKNOWN)
+    return error.code if isinstance(error, (LoadError, ServingError)) else StatusCode.UNKNOWN

@@ -14,8 +14,8 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from models.section import UserError
-from serving.server.errors import ServingError, StatusCode, invalid, of_tensorflow
+from serving.native import LIBRARY, NativeError, NativeModel
+from serving.server.errors import LoadError, ServingError, StatusCode, code_of, invalid, of_tensorflow
 from serving.server.wire import dtype_of
 from serving.transform_graph import DESCRIPTION, check_transform
 
@@ -37,15 +37,13 @@ class LoadedModel:
       columns: the exposure log's column of each feature that has another name there.
 
     Raises:
-      UserError: if it cannot be loaded, its transform is not the one that it was trained behind, or a warm-up
+      LoadError: if it cannot be loaded, its transform is not the one that it was trained behind, or a warm-up
         request fails.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         meta_graph = _read(self.path)
-        check_transform(self.path)
-        self.columns = _source_columns(self.path)
         self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
             name: signature for name, signature in meta_graph.signature_def.items() if signature.method_name
         }
@@ -55,13 +53,15 @@ class LoadedModel:
         self._session = tf.compat.v1.Session(graph=self._graph)
         try:
             self._calls = self._load()
+            check_transform(self.path)
+            self.columns = _source_columns(self.path)
             self._warm_up()
         except ServingError as error:
             self.close()
-            raise UserError(f"{self.path}: a warm-up request failed: {error.message}") from None
+            raise LoadError(error.code, f"{self.path}: a warm-up request failed: {error.message}") from None
         except Exception as error:
             self.close()
-            raise UserError(f"{self.path}: cannot be loaded: {error}") from error
+            raise LoadError(_refusal(self.path), f"{self.path}: cannot be loaded: {error}") from error
 
     def run(self, signature: str, inputs: Inputs, outputs: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs a signature.
@@ -192,13 +192,24 @@ def _read(path: Path) -> meta_graph_pb2.MetaGraphDef:
     try:
         saved_model.ParseFromString((path / "saved_model.pb").read_bytes())
     except FileNotFoundError:
-        raise UserError(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}") from None
+        text = f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {path}"
+        raise LoadError(_refusal(path), text) from None
     except DecodeError:
-        raise UserError(f"{path / 'saved_model.pb'}: cannot be parsed; the file is damaged or half copied") from None
+        text = f"{path / 'saved_model.pb'}: cannot be parsed; the file is damaged or half copied"
+        raise LoadError(_refusal(path), text) from None
     for meta_graph in saved_model.meta_graphs:
         if "serve" in meta_graph.meta_info_def.tags:
             return meta_graph
-    raise UserError(f"{path}: Could not find meta graph def matching supplied tags: {{ serve }}")
+    raise LoadError(_refusal(path), f"{path}: Could not find meta graph def matching supplied tags: {{ serve }}")
+
+
+def _refusal(path: Path) -> StatusCode:
+    """The code with which TF Serving's loader refuses a version; of its first request, where it takes it."""
+    try:
+        NativeModel(Path(tf.__file__).parent / LIBRARY, path, {}).close()
+    except NativeError as error:
+        return code_of(error)
+    return StatusCode.FAILED_PRECONDITION
 
 
 def _source_columns(path: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from models.section import UserError
 from serving.model_repository import ModelRepository, Version
-from serving.server.errors import invalid, not_found
+from serving.server.errors import code_of, invalid, not_found
 from serving.server.loaded import LoadedModel, Servable
 
 State = get_model_status_pb2.ModelVersionStatus
@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 class _Status:
     state: int
     error: str = ""
+    code: StatusCode = StatusCode.OK
     files: tuple = ()
     tried: float = 0.0
 
@@ -132,7 +133,7 @@ class ModelManager:
         response = get_model_status_pb2.GetModelStatusResponse()
         for number, status in sorted(statuses.items(), reverse=True):
             added = response.model_version_status.add(version=number, state=status.state)
-            added.status.error_code = StatusCode.UNKNOWN.value[0] if status.error else 0
+            added.status.error_code = status.code.value[0]
             added.status.error_message = status.error
         return response
 
@@ -194,7 +195,7 @@ class ModelManager:
         except Exception as error:  # whatever it is, the versions in service go on
             _LOG.error("model %s, version %d was not loaded: %s", name, version.number, error)
             with self._lock:
-                model.statuses[version.number] = _Status(State.END, str(error), files, time.monotonic())
+                model.statuses[version.number] = _Status(State.END, str(error), code_of(error), files, time.monotonic())
             return
         with self._lock:
             model.available[version.number] = Servable(name, version.number, loaded)
