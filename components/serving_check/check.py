@@ -73,7 +73,7 @@ def check_model(
         }
         with FreshModel(Path(tf.__file__).parent / LIBRARY, model, signatures) as fresh:
             found.load_seconds = fresh.seconds
-            raw, expected = _rows_of(fresh, examples, reference, config.rows)
+            raw, expected = rows_with_scores(fresh, examples, reference, config.rows)
             columns = as_columns(raw, inputs_of(definitions["predict"]))
             found.compare("serving_default", [fresh.run("serving_default", {"examples": raw})], [expected])
             found.compare("predict", [fresh.run("predict", columns)], [expected])
@@ -181,7 +181,9 @@ class _Findings:
         )
 
 
-def _rows_of(model: FreshModel, examples: Sequence[str], reference: Reference, rows: int) -> tuple[np.ndarray, Columns]:
+def rows_with_scores(
+    model: FreshModel, examples: Sequence[str], reference: Reference, rows: int
+) -> tuple[np.ndarray, Columns]:
     """Raw rows that the model transforms to rows of the reference, and the trainer's scores of them."""
     raw: list[np.ndarray] = []
     places: list[np.ndarray] = []
