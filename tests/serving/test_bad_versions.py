@@ -17,6 +17,8 @@ from serving.server.loaded import LoadedModel
 from serving.server.manager import ModelManager
 from tests.serving.versions import publish
 
+pytestmark = pytest.mark.slow
+
 State = get_model_status_pb2.ModelVersionStatus
 
 

@@ -122,6 +122,7 @@ def test_the_library_knows_nothing_of_what_publishing_adds(trained, blessed, tmp
     assert repository.publish(folder / "model", reason="") == 1
 
 
+@pytest.mark.slow
 def test_other_scores_than_the_trainers_are_refused(trained, tmp_path):
     verdict = check(trained, tmp_path / "files", model=shifted(trained[0] / "model", tmp_path / "shifted", 0.01))
     assert not verdict.blessed and not (tmp_path / "files").exists()
@@ -134,11 +135,13 @@ def test_other_scores_than_the_trainers_are_refused(trained, tmp_path):
     assert (tmp_path / "verdict" / "INFRA_NOT_BLESSED").exists()
 
 
+@pytest.mark.slow
 def test_scores_that_are_no_numbers_are_refused(trained, tmp_path):
     verdict = check(trained, tmp_path, model=shifted(trained[0] / "model", tmp_path / "shifted", float("nan")))
     assert "serving_default: expected finite numbers as pctr, got nan in 100 of 100 rows" in verdict.reasons
 
 
+@pytest.mark.slow
 def test_a_transform_that_is_not_the_trainers_is_refused(trained, tmp_path):
     _, reference = trained
     other = Reference({**reference.features, "hour": reference.features["hour"] + 1}, reference.scores)
@@ -150,6 +153,7 @@ def test_a_transform_that_is_not_the_trainers_is_refused(trained, tmp_path):
     assert "found 0" in reason
 
 
+@pytest.mark.slow
 def test_a_request_over_its_budget_is_refused(trained, tmp_path):
     late = LatencyBudget(candidates=5, p50=timedelta(0), p99=timedelta(minutes=1))
     verdict = check(trained, tmp_path, config=CONFIG.model_copy(update={"latency": (late, *SIZES[1:])}))
@@ -161,10 +165,6 @@ def test_a_request_over_its_budget_is_refused(trained, tmp_path):
 def damaged_weights(model: Path) -> None:
     (data,) = (model / "variables").glob("*.data-*")
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-
-
-def without_weights(model: Path) -> None:
-    shutil.rmtree(model / "variables")
 
 
 def without_vocabulary(model: Path) -> None:
@@ -186,11 +186,11 @@ def without_signature(model: Path) -> None:
     (model / "saved_model.pb").write_bytes(graph.SerializeToString())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage, told",
     [
         (damaged_weights, "the C++ loader refuses the model, as TF Serving would"),
-        (without_weights, "the C++ loader refuses the model, as TF Serving would"),
         (without_vocabulary, "expected the transform graph and vocabularies of hash"),
         (
             with_foreign_operation,
