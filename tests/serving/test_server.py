@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -24,7 +25,12 @@ from tensorflow_serving.apis import (
 )
 
 from serving.model_repository import ModelRepository
-from serving.server import Server, ServerOptions
+from serving.server import Server, ServerOptions, ServingError
+from serving.server.admission import Admission
+from serving.server.batching import Batching
+from serving.server.metrics import Metrics
+from serving.server.requests import Requests
+from serving.server.wire import PredictRequest
 from tests.serving.exported import as_columns, as_request
 from tests.serving.versions import publish, shifted
 from tests.transforms import FEATURES, raw_rows, serialize
@@ -424,6 +430,33 @@ def test_metrics_and_health(server, channel, stub):
         assert health.Check(health_pb2.HealthCheckRequest(service=service), 60).status == 1
 
 
+def test_requests_that_are_joined_get_what_they_would_get_alone(server, expected):
+    """Requests of all signatures at once, one of them bad, through the same versions with batching turned on."""
+    rows = one_request(20)
+    batching = Batching(max_batch_size=64, timeout_micros=300_000)
+    requests = Requests(server.manager, Admission(2, 100), Metrics(), batching=batching)
+    asked = []
+    for i in range(12):
+        some = rows[i : i + 1 + i % 4]
+        signature = ("", "predict", "rank")[i % 3]
+        asked.append((i, len(some), message(SIGNATURES[signature](some), signature, version=1 + i % 2)))
+    bad = message({"examples": [serialize(rows[0])[:-3]]}, version=1)
+
+    def send(request):
+        try:
+            return requests.predict(PredictRequest.FromString(request.SerializeToString()), "GRPC", 60)
+        except ServingError as error:
+            return error
+
+    with ThreadPoolExecutor(13) as pool:
+        *answers, refused = pool.map(send, [*(request for _, _, request in asked), bad])
+    assert refused.code == grpc.StatusCode.INVALID_ARGUMENT
+    for (i, n, _), answer in zip(asked, answers):
+        for name in OUTPUTS:
+            wanted = expected[i % 2][name][i : i + n]
+            np.testing.assert_allclose(tf.make_ndarray(answer.outputs[name]), wanted, atol=1e-6)
+
+
 def test_answers_are_logged_with_the_id_of_the_request(server, stub, expected):
     rows = one_request(20)
     stub.Predict(message(as_request(rows), "rank", label="previous"), 60, metadata=[("x-request-id", "by-grpc")])
@@ -481,6 +514,8 @@ def test_versions_come_and_go_while_requests_run(server, stub, saved_models, exp
     (corrupt / "saved_model.pb").write_bytes((corrupt / "saved_model.pb").read_bytes()[:5000])
     wait_for(lambda: state(3)["state"] == "END")
     assert "cannot be loaded" in state(3)["status"]["error_message"] and serving() == 2
+    # Both changes of the labels have been seen, that to 'candidate' and that to 'stable', before the next ones come.
+    wait_for(lambda: serving("previous") == 2)
     publish(repository, corrupt)
     wait_for(lambda: state(4)["state"] == "END")
     assert "saved_model.pb: cannot be parsed" in state(4)["status"]["error_message"] and serving() == 2
