@@ -230,7 +230,10 @@ def _check_inputs(definition: meta_graph_pb2.SignatureDef, inputs: Inputs) -> No
             f"input tensor alias not found in signature: {alias}. Inputs expected to be in the set {{{_list(wanted)}}}."
         )
     for alias, info in definition.inputs.items():
-        dtype = dtype_of(inputs[alias])
+        try:
+            dtype = dtype_of(inputs[alias])
+        except DecodeError:
+            raise _no_tensor(alias) from None
         if dtype != info.dtype:
             expected, found = (_dtype_name(d) for d in (info.dtype, dtype))
             raise invalid(f"input '{alias}': Expects it to be {expected} but {found} is provided")
@@ -255,9 +258,16 @@ def _parsed(inputs: Inputs) -> dict[str, np.ndarray]:
     for alias, proto in sorted(inputs.items()):
         try:
             found[alias] = tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto))
+        except DecodeError:
+            raise _no_tensor(alias) from None
         except Exception:
             raise invalid(f"tensor parsing error: {alias}") from None
     return found
+
+
+def _no_tensor(alias: str) -> ServingError:
+    # gRPC's code for a message that cannot be parsed, which a TensorProto is a part of.
+    return ServingError(StatusCode.INTERNAL, f"input '{alias}': expected a TensorProto, which its bytes are not")
 
 
 def _serialized(value: np.ndarray) -> bytes:

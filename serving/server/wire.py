@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import DecodeError
 from tensorflow.core.framework import tensor_pb2
 from tensorflow_serving.apis import model_pb2
 
@@ -45,13 +44,11 @@ PredictRequest = _message()
 
 
 def dtype_of(tensor: bytes) -> int:
-    """The dtype of a serialized TensorProto; 0 if it is none.
+    """The dtype of a serialized TensorProto, without the rest: serializers write fields in their order, dtype first.
 
-    Serializers write the fields in their order, and dtype is the first one.
+    Raises:
+      DecodeError: if it is none.
     """
     if len(tensor) > 1 and tensor[0] == 0x08 and tensor[1] < 0x80:
         return tensor[1]
-    try:
-        return tensor_pb2.TensorProto.FromString(tensor).dtype
-    except DecodeError:
-        return 0
+    return tensor_pb2.TensorProto.FromString(tensor).dtype

@@ -243,8 +243,9 @@ def test_label_or_version(scripted, choice, field, value):
     assert (spec.version.value if field == "version" else spec.version_label) == value
 
 
-def test_the_canary_gets_its_share_and_a_key_always_goes_the_same_way(scripted):
-    with Client(scripted.address, "shop", timeout=5, canary=0.25) as client:
+@pytest.mark.parametrize("canary", [0.25, lambda: 0.25], ids=["a number", "as the repository says"])
+def test_the_canary_gets_its_share_and_a_key_always_goes_the_same_way(scripted, canary):
+    with Client(scripted.address, "shop", timeout=5, canary=canary) as client:
         ways = []
         for _ in range(2):
             scripted.requests.clear()

@@ -368,6 +368,17 @@ def test_a_truncated_message_is_an_internal_error(channel, still_serving):
     assert caught.value.code() == grpc.StatusCode.INTERNAL
 
 
+@pytest.mark.parametrize("tensor", [b"\xff\xff", b"\x08\x01\x22\x7f"], ids=["no protobuf", "float, and then cut off"])
+def test_a_tensor_that_is_no_message_is_an_internal_error_and_named(channel, still_serving, tensor):
+    request = PredictRequest.FromString(message(as_request(one_request(20)), "rank").SerializeToString())
+    request.inputs["price"] = tensor
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(request.SerializeToString(), timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert "'price': expected a TensorProto" in caught.value.details()
+
+
 def test_a_truncated_example_is_refused(stub, still_serving):
     example = serialize(one_request(1)[0])
     with pytest.raises(grpc.RpcError) as caught:
