@@ -96,7 +96,7 @@ class ServedLog:
         rows: int = 200_000,
         timezone: str = "UTC",
         columns: Mapping[str, str] | None = None,
-        waiting: int = 10_000,
+        waiting: int = 1000,
     ):
         self.folder = Path(folder)
         try:
