@@ -864,6 +864,7 @@ def serve(
 
     For trials and tests; TF Serving is what production runs.
     """
+    import gc
     import logging
     import signal
     import threading
@@ -887,6 +888,8 @@ def serve(
             log=log,
             log_timezone=log_timezone,
         )
+        # What is there by now stays, so that no collection has to look at it while requests wait.
+        gc.freeze()
         server = Server(_repository_root(root), options)
     over = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -114,7 +114,10 @@ class LoadedModel:
         return name
 
     def close(self) -> None:
+        """Ends the session. The graph goes with the next garbage collection, whoever still holds this object."""
         self._session.close()
+        self._calls = {}
+        del self._session, self._graph
 
     def _load(self) -> dict[str, tuple[Callable, list[str]]]:
         with self._graph.as_default():
