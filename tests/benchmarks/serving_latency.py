@@ -234,17 +234,20 @@ def through_server(server: ServerProcess, signatures, made, turns: int) -> dict[
 def under_load(server: ServerProcess, seconds: float, console: Console) -> dict:
     """The highest rate that the server sustains at 300 candidates, and the latencies at 70 % of it.
 
-    A rate is sustained if nothing fails and the last answer comes so soon after the last arrival that a queue cannot
-    have grown by more than a twentieth of the load.
+    A rate is sustained if nothing fails, the last answer comes soon after the last arrival, and the median latency is
+    at most three times that of the first, low rate: beyond that requests wait for one another, more and more.
     """
     with Client(server.address, "bench", timeout=30, retries=0) as client:
         send = sender(client, [300])
         load(send, 20, 300, 2)
         rate, best = 20.0, 0.0
         step = 2.0
+        unloaded = float("inf")
         while step > 1.05:
             result = load(send, rate, 300, seconds)
-            sustained = not result.errors and result.late < 0.05 * seconds
+            quick = result.late < 0.05 * seconds and result.percentile(50) < 3 * unloaded
+            sustained = not result.errors and quick
+            unloaded = min(unloaded, result.percentile(50))
             console.print(
                 f"  {rate:.0f}/s: p50 {result.percentile(50):.1f} ms, p99 {result.percentile(99):.1f} ms, "
                 f"{'sustained' if sustained else 'not sustained'}"

@@ -1,8 +1,10 @@
 """Which versions are in memory, with a stand-in for the models."""
 
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,30 @@ def test_a_version_without_requests_is_closed_at_once(manager, publish):
     publish("c")
     manager.update()
     assert loaded.closed and states(manager)[1] == State.END
+
+
+def test_what_a_closed_version_leaves_is_freed_without_waiting_for_the_collector(repository, publish):
+    """As a graph is: an object that refers to itself, and to memory that Python's collector does not count."""
+
+    class Cycle(Loaded):
+        def __init__(self, path):
+            super().__init__(path)
+            self.itself = self
+
+    manager = ModelManager(repository.path.parent, Cycle)
+    gc.disable()
+    try:
+        publish("a")
+        manager.update()
+        with manager.find(spec(label="stable")) as servable:
+            left = weakref.ref(servable.loaded)
+        del servable
+        publish("b")
+        publish("c")
+        manager.update()
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_requests_find_the_old_version_while_the_new_one_loads(manager, publish):
