@@ -14,9 +14,10 @@ from components.log_example_gen.executor import Executor, JoinOptions
 from components.log_example_gen.forgotten import Forgotten
 from components.log_example_gen.joining import Form
 from components.log_example_gen.window import resolve_window
+from components.run_setup import run_values
 from models.section import UserError
 from pipeline.config import Config
-from pipeline.pipeline import RunInputs, beam_flags, joined_uri, log_example_gen
+from pipeline.pipeline import beam_flags, joined_uri, log_example_gen
 
 
 def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None = None) -> Path:
@@ -45,7 +46,8 @@ def write_joined_rows(config: Config, out: Path, form: Form, root: Path | None =
         if root is not None:
             Forgotten.read(joined_uri(root)).write(str(joined))
         window = resolve_window(config.logs, config.attribution, config.window)
-        component = log_example_gen(config, partial, RunInputs(window, inputs_fingerprint="", schema_text=""))
+        run = run_values(window, "", str(partial), repository=None, decided_by="", hyperparameters={})
+        component = log_example_gen(config, run)
         examples, report = standard_artifacts.Examples(), LogReport()
         examples.uri, report.uri = str(partial), str(partial / "report")
         flags = [*beam_flags(config), *JoinOptions.flags(config.join)]

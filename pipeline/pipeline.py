@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tfx import v1 as tfx
-from tfx.proto import trainer_pb2, transform_pb2
+from tfx.orchestration.data_types import RuntimeParameter
+from tfx.proto import transform_pb2
 
 from components.baseline import Baseline
 from components.evaluator import Evaluator, build_eval_config
@@ -18,8 +21,11 @@ from components.log_example_gen.config import Window
 from components.log_example_gen.executor import JoinOptions
 from components.offline_ab import OfflineABTest
 from components.promotion import Promotion
+from components.run_setup import RunSetup, run_values
+from components.run_setup.values import VALUES, joined_under
 from components.schema import CuratedSchema, with_weight
 from components.serving_check import ServingCheck
+from components.trainer.component import Trainer
 from components.trainer.config import TrainerSpec
 from models.preprocessing import features_to_json
 from models.section import UserError
@@ -40,6 +46,35 @@ class RunInputs:
     window: Window
     inputs_fingerprint: str
     schema_text: str
+
+
+@dataclass(frozen=True)
+class RunParameters:
+    """What one run reads, to be found out by the run itself: its days are given when it starts.
+
+    Attributes:
+      first_day, last_day, root, hyperparameters: as RunSetup takes them, texts and numbers or runtime parameters.
+      schema_text: the curated schema, a Schema proto as text.
+    """
+
+    first_day: str | RuntimeParameter
+    last_day: str | RuntimeParameter
+    root: str | RuntimeParameter
+    hyperparameters: Mapping[str, int | float | RuntimeParameter]
+    schema_text: str
+
+
+def trainer_spec(config: Config) -> TrainerSpec:
+    """What the trainer reads of the configuration."""
+    return TrainerSpec(
+        features=config.features,
+        tasks=config.tasks,
+        model=config.model,
+        balancer=config.balancer,
+        optimizer=config.optimizer,
+        training=config.training,
+        value=config.serving.value,
+    )
 
 
 def read_schema(config: Config) -> str:
@@ -65,20 +100,24 @@ def repository_root(config: Config, root: Path) -> str:
 
 def joined_uri(root: Path) -> str:
     """Folder in which the joined days of a root are kept."""
-    return str(root / "joined")
+    return joined_under(str(root))
 
 
-def log_example_gen(config: Config, root: Path, inputs: RunInputs) -> LogExampleGen:
-    """The component that turns raw logs into labelled examples, every input row accounted for."""
-    window = {k: str(v) for k, v in inputs.window.model_dump(mode="json").items()}
+def log_example_gen(config: Config, run: Mapping[str, Any]) -> LogExampleGen:
+    """The component that turns raw logs into labelled examples, every input row accounted for.
+
+    Args:
+      config: the configuration.
+      run: `run_values`, or what stands for them.
+    """
     return LogExampleGen(
         logs=config.logs.canonical_json(),
         attribution=config.attribution.canonical_json(),
         sampling=config.sampling.canonical_json(),
         features=features_to_json(config.features),
-        **window,
-        inputs_fingerprint=inputs.inputs_fingerprint,
-        joined_uri=joined_uri(root),
+        **{key: run[key] for key in ("first_day", "first_eval_day", "last_day", "data_end_ms")},
+        inputs_fingerprint=run["inputs_fingerprint"],
+        joined_uri=run["joined_uri"],
         join_fingerprint=code_fingerprint("components.log_example_gen.joining"),
         code_fingerprint=code_fingerprint("components.log_example_gen.executor"),
     ).with_beam_pipeline_args(JoinOptions.flags(config.join))
@@ -91,48 +130,59 @@ def beam_flags(config: Config) -> list[str]:
     return ["--sdk_container_image=seesaw", *config.beam.options]
 
 
-def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cache: bool = True) -> tfx.dsl.Pipeline:
+def create_pipeline(
+    config: Config, root: Path, inputs: RunInputs | RunParameters, *, enable_cache: bool = True
+) -> tfx.dsl.Pipeline:
     """Composes the pipeline; the same one for every runner.
 
     Args:
       config: the configuration.
-      root: folder of everything that the pipeline writes.
-      inputs: what this run reads.
+      root: folder of everything that the pipeline writes. Where the inputs are RunParameters, their root takes its
+        place in the components.
+      inputs: what this run reads. With RunParameters, a first component finds it out, and the others take it from
+        there.
       enable_cache: answer components that ran before with the same inputs from the cache.
     """
-    window = {k: str(v) for k, v in inputs.window.model_dump(mode="json").items()}
     features = features_to_json(config.features)
     labels = [t.label for t in config.tasks]
-    trainer_spec = TrainerSpec(
-        features=config.features,
-        tasks=config.tasks,
-        model=config.model,
-        balancer=config.balancer,
-        optimizer=config.optimizer,
-        training=config.training,
-        value=config.serving.value,
-    ).canonical_json()
-    repository = {"repository": repository_root(config, root), "model_name": config.serving.model_name}
+    spec = trainer_spec(config)
+    decided_by = _decided_by(config, inputs.schema_text)
+    first: list[Any] = []
+    run: dict[str, Any]
+    if isinstance(inputs, RunInputs):
+        hyperparameters: Mapping[str, Any] = spec.hyperparameters()
+        run = run_values(
+            inputs.window,
+            inputs.inputs_fingerprint,
+            str(root),
+            repository=config.serving.repository,
+            decided_by=decided_by,
+            hyperparameters=hyperparameters,
+        )
+    else:
+        hyperparameters = inputs.hyperparameters
+        setup = RunSetup(
+            logs=config.logs.canonical_json(),
+            attribution=config.attribution.canonical_json(),
+            window_config=config.window.canonical_json(),
+            first_day=inputs.first_day,
+            last_day=inputs.last_day,
+            root=inputs.root,
+            repository=config.serving.repository or "",
+            decided_by=decided_by,
+            hyperparameters=dict(hyperparameters),
+        )
+        first = [setup]
+        run = {key: setup.outputs[key].future()[0].value for key in VALUES}
+    window = {key: run[key] for key in ("first_day", "first_eval_day", "last_day", "data_end_ms")}
+    repository = {"repository": run["repository"], "model_name": config.serving.model_name}
 
-    examples = log_example_gen(config, root, inputs)
+    examples = log_example_gen(config, run)
     # The schema as a parameter: an edited file is never answered from the cache.
     schema = CuratedSchema(schema_text=with_weight(inputs.schema_text, config.sampling.on))
     # The model in service when this window and configuration first ran. All that decides on a new model is in the
     # fingerprint, and nothing else: repeating a run is then a cache hit and not a second promotion.
-    decided_by = [
-        features,
-        trainer_spec,
-        config.sampling.canonical_json(),
-        *(
-            s.canonical_json()
-            for s in (config.attribution, config.validation, config.evaluation, *config.gates, config.evidence)
-        ),
-        config.serving.check.canonical_json(),
-        inputs.inputs_fingerprint,
-        inputs.schema_text,
-        _whole_code(),
-    ]
-    baseline = Baseline(**repository, **window, fingerprint=hashlib.sha256(json.dumps(decided_by).encode()).hexdigest())
+    baseline = Baseline(**repository, **window, fingerprint=run["fingerprint"])
     statistics = tfx.components.StatisticsGen(examples=examples.outputs["examples"])
     # Anomalies and drift from the window of the model in service stop the run here.
     validator = ExampleValidator(
@@ -158,19 +208,14 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         disable_statistics=True,
     )
     transform.add_upstream_node(validator)
-    trainer = tfx.components.Trainer(
-        run_fn="components.trainer.run_fn.run_fn",
+    trainer = Trainer(
         examples=transform.outputs["transformed_examples"],
         transform_graph=transform.outputs["transform_graph"],
         base_model=baseline.outputs["model"],
-        train_args=trainer_pb2.TrainArgs(splits=["train"]),
-        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
-        custom_config={
-            "spec": trainer_spec,
-            "code_fingerprint": code_fingerprint("components.trainer.run_fn"),
-            # Outside of the artifacts: TFX gives a second attempt new ones.
-            "checkpoints": str(root / "checkpoints"),
-        },
+        spec=spec.canonical_json(),
+        checkpoints=run["checkpoints"],
+        code_fingerprint=code_fingerprint("components.trainer.executor", "components.trainer.run_fn"),
+        hyperparameters=dict(hyperparameters),
     )
     evaluator = Evaluator(
         examples=examples.outputs["examples"],
@@ -211,13 +256,14 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
         serving_check=serving_check.outputs["blessing"],
         statistics=statistics.outputs["statistics"],
         **repository,
-        window=inputs.window.canonical_json(),
+        window=run["window"],
         code_fingerprint=code_fingerprint("components.promotion.executor"),
     )
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(root / "artifacts"),
         components=[
+            *first,
             *(examples, schema, baseline, statistics, validator, transform),
             *(trainer, evaluator, evidence, serving_check, promotion),
         ],
@@ -229,10 +275,28 @@ def create_pipeline(config: Config, root: Path, inputs: RunInputs, *, enable_cac
     )
 
 
+def _decided_by(config: Config, schema_text: str) -> str:
+    """Digest of all that decides on a new model and on the verdict, but for what varies from run to run."""
+    decides = [
+        features_to_json(config.features),
+        trainer_spec(config).canonical_json(),
+        config.sampling.canonical_json(),
+        *(
+            s.canonical_json()
+            for s in (config.attribution, config.validation, config.evaluation, *config.gates, config.evidence)
+        ),
+        config.serving.check.canonical_json(),
+        schema_text,
+        _whole_code(),
+    ]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()
+
+
 def _whole_code() -> str:
     return code_fingerprint(
         "components.log_example_gen.executor",
         "components.example_validator.executor",
+        "components.trainer.executor",
         "components.trainer.run_fn",
         "components.evaluator.executor",
         "components.offline_ab.executor",

@@ -18,7 +18,7 @@ class LogReport(artifact.Artifact):
     """What became of every row of the logs: `report.json`, the same as a page in `report.html`, and the rejected rows
     in `rejected/*.parquet`, a data set of the schema `parsing.REJECTED_SCHEMA`."""
 
-    TYPE_NAME = "LogReport"
+    TYPE_NAME = "seesaw.LogReport"  # Kubeflow's runner wants a name space
 
 
 class LogExampleGenSpec(component_spec.ComponentSpec):

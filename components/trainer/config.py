@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from models.balancing import AnyBalancer
 from models.features import Feature
 from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
-from models.section import Section
+from models.section import Section, UserError
 from models.tasks import TaskConfig
 
 
@@ -58,6 +60,17 @@ class TrainingConfig(Section):
         return self
 
 
+HYPERPARAMETERS: dict[str, type] = {
+    "epochs": int,
+    "batch_size": int,
+    "learning_rate": float,
+    "embedding_learning_rate": float,
+    "seed": int,
+}
+"""What of a TrainerSpec may be given when a run starts, and its type. The learning rates are those of the dense
+layers and of the embedding tables."""
+
+
 class TrainerSpec(Section):
     """What the trainer reads of a pipeline's configuration."""
 
@@ -68,3 +81,33 @@ class TrainerSpec(Section):
     optimizer: OptimizerConfig
     training: TrainingConfig
     value: str | None = None
+
+    def hyperparameters(self) -> dict[str, int | float]:
+        """The values of HYPERPARAMETERS."""
+        return {
+            "epochs": self.training.epochs,
+            "batch_size": self.training.batch_size,
+            "learning_rate": self.optimizer.dense.learning_rate,
+            "embedding_learning_rate": self.optimizer.embedding.learning_rate,
+            "seed": self.training.seed,
+        }
+
+    def with_hyperparameters(self, given: Mapping[str, int | float]) -> TrainerSpec:
+        """This specification with other values of HYPERPARAMETERS.
+
+        Raises:
+          UserError: naming each value that the configuration would refuse as well.
+        """
+        changed = self.model_dump(mode="json")
+        for name in ("epochs", "batch_size", "seed"):
+            changed["training"][name] = given[name]
+        changed["optimizer"]["dense"]["learning_rate"] = given["learning_rate"]
+        changed["optimizer"]["embedding"]["learning_rate"] = given["embedding_learning_rate"]
+        try:
+            return TrainerSpec.from_json(json.dumps(changed))
+        except ValidationError as error:
+            mistakes = [
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].replace('Input should be', 'expected')}, got {e['input']!r}"
+                for e in error.errors(include_url=False)
+            ]
+            raise UserError("\n".join(mistakes)) from None

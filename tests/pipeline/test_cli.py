@@ -85,7 +85,8 @@ def test_help_does_not_wait_for_tensorflow():
 def test_commands():
     assert set(commands()) == {
         "run", "check", "schema", "join", "compare", "forget", "sweep", "monitor", "simulate", "serve", "rollback",
-        "prune", "loadtest", "canary", "models-config", "skew", "dataset kuairand", "config schema", "config show",
+        "prune", "loadtest", "canary", "models-config", "skew", "doctor", "dataset kuairand", "config schema",
+        "config show", "kubeflow compile", "kubeflow submit", "kubeflow schedule", "kubeflow runs", "kubeflow backfill",
     }  # fmt: skip
 
 
@@ -311,7 +312,7 @@ def test_forget(config, tmp_path):
     # What is left of them: the examples of the run, and what was made of these or together with them.
     held = {line.split(":")[0].strip(): line.split(": ")[1] for line in lines if str(root) in line}
     assert held["Examples"] == f"{examples} ({rows + more} rows)"
-    assert set(held) == {"Examples", "LogReport", "ExampleStatistics"}
+    assert set(held) == {"Examples", "seesaw.LogReport", "ExampleStatistics"}
     # The next run does not take its examples from the cache.
     again = invoke("schema", "--config", config, "--root", root, "--force")
     assert "cached" not in again.stdout

@@ -410,7 +410,7 @@ class TestComponent:
         )
         assert set(component.outputs) == {"examples", "report"}
         assert component.outputs["examples"].type is standard_artifacts.Examples
-        assert component.outputs["report"].type_name == "LogReport"
+        assert component.outputs["report"].type_name == "seesaw.LogReport"
         assert component.exec_properties["first_day"] == "2026-01-02"
         assert component.exec_properties["data_end_ms"] == str(WINDOW.data_end_ms)
 
