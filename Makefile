@@ -30,8 +30,8 @@ help:  ## Show this.
 
 setup: $(STAMP)  ## Install the locked environment.
 
-$(STAMP): uv.lock pyproject.toml .ci/setup
-	@.ci/setup $(PYTHON_VERSION) $(VENV)
+$(STAMP): uv.lock pyproject.toml .ci/setup Makefile
+	@.ci/setup $(PYTHON_VERSION) $(VENV) --extra kubeflow
 	@touch $@
 
 demo: $(STAMP)  ## Simulate logs, run the whole pipeline on them, score one request.

@@ -23,6 +23,7 @@ from models.optimizers import OptimizerConfig
 from models.presets import ModelConfig
 from models.section import Section, UserError
 from models.tasks import DEFAULT_TASKS, WEIGHT, TaskConfig, check_tasks
+from pipeline.kubeflow.config import KubeflowConfig
 from pipeline.monitor.config import MonitorConfig
 from pipeline.skew.config import SkewConfig
 from pipeline.sweep.config import SweepConfig
@@ -88,6 +89,7 @@ class Config(Section):
     monitor: MonitorConfig = MonitorConfig()
     skew: SkewConfig = SkewConfig()
     sweep: SweepConfig = SweepConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:

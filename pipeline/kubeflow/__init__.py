@@ -1,0 +1,1 @@
+"""The pipeline on Kubeflow: compiled, run in containers, scheduled."""

@@ -1,0 +1,131 @@
+"""What the containers run: makes of the open-source backend's call what TFX's executors understand.
+
+The backend's launcher calls it with the compiled command, `{{$}}` filled with an ExecutorInput. That differs in three
+points from what TFX's own entrypoint expects:
+
+- Input artifacts come without a type (https://github.com/tensorflow/tfx/issues/7768). The component's input
+  specification, which is among the arguments, has it.
+- minio:// and s3:// cannot be read by TensorFlow. The launcher has put inputs under /minio and /s3, and takes the
+  outputs from there. gs:// stays as it is.
+- There is an output 'executor-logs' of the launcher's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from models.runtime import prepare_process
+from models.section import UserError
+
+LOCAL = {"minio://": "/minio/", "s3://": "/s3/"}
+"""Where the launcher keeps what is in an object store that TensorFlow cannot read."""
+
+OWN_TYPES = {"seesaw.LogReport": "components.log_example_gen.component.LogReport"}
+"""Import paths of artifact types by their titles; TFX's entrypoint knows those of its own."""
+
+_LAUNCHERS_OWN = "executor-logs"
+
+Json = dict[str, Any]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs one component.
+
+    Args:
+      arguments: --executor_class_path, --json_serialized_invocation_args, --json_serialized_inputs_spec_args, and
+        flags of Beam.
+
+    Raises:
+      UserError: if the component does not find its data or settings as it should.
+    """
+    prepare_process(verbose=True)
+    parser = argparse.ArgumentParser(prog="pipeline.kubeflow.entrypoint", allow_abbrev=False)
+    parser.add_argument("--executor_class_path", required=True)
+    parser.add_argument("--json_serialized_invocation_args", required=True)
+    parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    args, beam_args = parser.parse_known_args(arguments)
+    call = json.loads(args.json_serialized_invocation_args)
+    addresses = {artifact["uri"]: local_path(artifact["uri"]) for _, artifact in _artifacts(call)}
+    args.json_serialized_invocation_args = json.dumps(
+        understood(call, json.loads(args.json_serialized_inputs_spec_args))
+    )
+    # TFX parses this process's arguments as absl's flags in every component with Beam.
+    sys.argv = sys.argv[:1]
+    from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
+
+    kubeflow_v2_run_executor.main((args, beam_args))
+    _restore_addresses(call["outputs"]["outputFile"], {path: uri for uri, path in addresses.items()})
+
+
+def local_path(uri: str) -> str:
+    """Where this process reads and writes an artifact."""
+    for scheme, folder in LOCAL.items():
+        if uri.startswith(scheme):
+            return folder + uri.removeprefix(scheme)
+    return uri
+
+
+def understood(call: Json, inputs_spec: Json) -> Json:
+    """The ExecutorInput as TFX understands it.
+
+    Args:
+      call: the ExecutorInput of the launcher.
+      inputs_spec: the component's ComponentInputsSpec.
+
+    Raises:
+      UserError: if the specification does not have an input.
+    """
+    call = json.loads(json.dumps(call))
+    call.get("outputs", {}).get("artifacts", {}).pop(_LAUNCHERS_OWN, None)
+    # The image is a parameter of the container, and none of the executor.
+    values = call.get("inputs", {}).get("parameterValues", {})
+    for key in set(values) - set(inputs_spec.get("parameters", {})):
+        del values[key]
+    declared = inputs_spec.get("artifacts", {})
+    for key in call.get("inputs", {}).get("artifacts", {}):
+        if key not in declared:
+            raise UserError(f"input '{key}': expected one of the component's inputs ({', '.join(sorted(declared))})")
+    for key, artifact in _artifacts(call, "inputs"):
+        artifact["type"] = declared[key]["artifactType"]
+    for key, artifact in _artifacts(call):
+        artifact["type"] = _importable(artifact["type"])
+        artifact["uri"] = local_path(artifact["uri"])
+        # TFX keys its artifacts by name.
+        artifact.setdefault("name", key)
+    return call
+
+
+def _importable(kind: Json) -> Json:
+    """The type of an artifact, with the import path of a class in place of the title of one of our own."""
+    title = kind.get("schemaTitle") or yaml.safe_load(kind["instanceSchema"]).get("title")
+    return {"schemaTitle": OWN_TYPES[title]} if title in OWN_TYPES else kind
+
+
+def _artifacts(call: Json, *sides: str) -> Iterator[tuple[str, Json]]:
+    for side in sides or ("inputs", "outputs"):
+        for key, given in call.get(side, {}).get("artifacts", {}).items():
+            yield from ((key, artifact) for artifact in given.get("artifacts", ()))
+
+
+def _restore_addresses(output_file: str, uris: dict[str, str]) -> None:
+    """Gives the outputs the addresses of the object store back, by which the backend and later components know them."""
+    with open(output_file, encoding="utf-8") as file:
+        output = json.load(file)
+    for given in output.get("artifacts", {}).values():
+        for artifact in given.get("artifacts", ()):
+            artifact["uri"] = uris[artifact["uri"]]
+    with open(output_file, "w", encoding="utf-8") as file:
+        json.dump(output, file)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
