@@ -1102,3 +1102,43 @@ def kuairand(
         say(console, name, f"{facts[name]:,}")
     say(console, "days", f"{facts['first_day']} to {facts['last_day']}")
     say(console, "logs", str(out))
+
+
+@app.command(
+    epilog="Example: `seesaw doctor --root runs/shop`",
+)
+@_clean_errors
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", exists=True, dir_okay=False, help="For its Beam engine."),
+    ] = None,
+    root: Annotated[
+        str | None, typer.Option("--root", metavar="DIR", help="Folder or bucket that runs write to.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Expect a GPU.")] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check whether this machine or image can run the pipeline.
+
+    Looks at the versions of the libraries, the devices that TensorFlow sees, the Beam engine, by a small pipeline on
+    it, and whether the root can be written to. Ends with exit code 1 where something does not work.
+    """
+    console = _out()
+    with console.status("loading TensorFlow and TFX"):
+        prepare_process(verbose=verbose)
+        from pipeline.config import BeamConfig
+        from pipeline.doctor import examine
+
+        beam = BeamConfig() if config is None else _load(config, None, None, None).beam
+        findings = examine(root, beam.options, gpu=gpu)
+    for finding in findings:
+        say(console, finding.name, finding.text if finding.works else f"FAILED: {finding.text}")
+    if not all(finding.works for finding in findings):
+        raise typer.Exit(1)
+
+
+# At the end, since its commands share the options and the errors' handling above.
+from pipeline.kubeflow.cli import app as kubeflow_app  # noqa: E402
+
+app.add_typer(kubeflow_app, name="kubeflow")
