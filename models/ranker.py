@@ -99,8 +99,7 @@ class Ranker(keras.Model):
         self.table_optimizer = optimizer.embedding.build(steps)
         self.dense_optimizer = optimizer.dense.build(steps)
         self.faster_optimizers = [optimizer.dense.build(steps, scale) for _, scale in self.trunk.faster]
-        if tf.distribute.has_strategy():
-            self._make_slots()
+        self._make_slots()
         k = len(tasks)
         self.balancer_state = {
             name: _state(value, f"balancer_{name}") for name, value in initial_state(balancer, run).items()
@@ -147,10 +146,11 @@ class Ranker(keras.Model):
         self._record(balanced)
         return {m.name: m.result() for m in self.loss_means}
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, data: tuple[dict[str, tf.Tensor], tf.Tensor]) -> dict[str, tf.Tensor]:
         features, labels = data
         logits, of_tasks = self._logits(self.encoder(features)), tf.unstack(labels, axis=1)
-        losses = self.heads.task_losses(logits, of_tasks)
+        losses = sum_over_replicas(self.heads.task_losses(logits, of_tasks))
         for mean, loss in zip(self.loss_means, losses):
             mean.update_state(loss, sample_weight=tf.shape(labels)[0])
         values = {m.name: m.result() for m in self.loss_means}
@@ -196,7 +196,10 @@ class Ranker(keras.Model):
         return [*(v for part in parts for v in part), *self.heads.trainable_variables]
 
     def _make_slots(self) -> None:
-        """Makes the optimizers' variables, which replicas cannot do in the middle of a step that sums over them."""
+        """Makes the optimizers' variables.
+
+        In the step they would cost a second trace, and replicas cannot make them amid a step that sums over them.
+        """
         faster = {v.ref() for v, _ in self.trunk.faster}
         self.table_optimizer._create_all_weights(self.encoder.tables)
         self.dense_optimizer._create_all_weights([v for v in self._dense if v.ref() not in faster])

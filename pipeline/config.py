@@ -159,14 +159,14 @@ class Config(Section):
         value_formula(self.serving.value, self.features, self.tasks)
         balancer = self.balancer
         if (
-            self.training.strategy == "mirrored"
+            self.training.strategy != "none"
             and isinstance(balancer, GramBalancer)
             and balancer.level == "parameters"
             and balancer.refresh_every > 1
         ):
             raise ValueError(
-                f"balancer.refresh_every: expected 1 with training.strategy: mirrored at level parameters, "
-                f"got {balancer.refresh_every}"
+                f"balancer.refresh_every: expected 1 with training.strategy: {self.training.strategy} at level "
+                f"parameters, got {balancer.refresh_every}"
             )
         return self
 

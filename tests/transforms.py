@@ -74,7 +74,7 @@ def serialize(row: dict[str, list]) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
 
 
-def fit_transform(rows: list[dict[str, list]], folder: Path, features=FEATURES):
+def fit_transform(rows: list[dict[str, list]], folder: Path, features=FEATURES, weighted: bool = True):
     """Runs the project's preprocessing_fn on the rows, as the Transform component does.
 
     Returns:
@@ -89,7 +89,7 @@ def fit_transform(rows: list[dict[str, list]], folder: Path, features=FEATURES):
 
     from models.preprocessing import features_to_json, preprocessing_fn
 
-    config = {"features": features_to_json(features), "labels": list(LABELS), "weighted": True}
+    config = {"features": features_to_json(features), "labels": list(LABELS), "weighted": weighted}
     io = tf_example_record.TFExampleBeamRecord(physical_format="inmem", schema=raw_schema(features))
     with beam.Pipeline(runner=FnApiRunner()) as pipeline, tft_beam.Context(temp_dir=str(folder / "tmp")):
         batches = pipeline | beam.Create([serialize(r) for r in rows]) | io.BeamSource()

@@ -24,18 +24,23 @@ class Checkpoints:
       ranker: the ranker.
       record: its record.
       every: steps between checkpoints; 0 for none.
+      write_to: where this process writes them, if it is not the one whose checkpoints are read: all workers that
+        train together have to write at the same time, for they sum up over the replicas.
     """
 
-    def __init__(self, folder: str, ranker: Ranker, record: TrainingRecord, *, every: int):
+    def __init__(
+        self, folder: str, ranker: Ranker, record: TrainingRecord, *, every: int, write_to: str | None = None
+    ):
         self._folder = folder
+        self._write_to = write_to or folder
         self._record = record
         self._every = every
         self.checkpoint = tf.train.Checkpoint(ranker=ranker, record=_RecordState(record))
-        self._manager = tf.train.CheckpointManager(self.checkpoint, folder, max_to_keep=1) if every else None
+        self._manager = tf.train.CheckpointManager(self.checkpoint, self._write_to, max_to_keep=1) if every else None
 
     def restore(self) -> bool:
         """Goes back to the last checkpoint, if there is one."""
-        latest = self._manager and self._manager.latest_checkpoint
+        latest = tf.train.latest_checkpoint(self._folder) if self._every else None
         if not latest:
             return False
         # The slots of the optimizers are made at the first step, and take their values then.
@@ -50,8 +55,8 @@ class Checkpoints:
 
     def delete(self) -> None:
         """Removes the folder, when nothing will go on from here."""
-        if tf.io.gfile.exists(self._folder):
-            tf.io.gfile.rmtree(self._folder)
+        if tf.io.gfile.exists(self._write_to):
+            tf.io.gfile.rmtree(self._write_to)
 
 
 def checkpoint_folder(root: str, decided_by: dict) -> str:

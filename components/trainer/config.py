@@ -45,17 +45,19 @@ class TrainingConfig(Section):
         "float32", description="What dense layers compute in; weights and losses are float32 in any case."
     )
     xla: bool = Field(False, description="Compile the dense part of the training step with XLA.")
-    strategy: Literal["none", "mirrored"] = Field(
-        "none", description="Devices: one, or all visible GPUs, each with its part of the batch."
+    strategy: Literal["none", "mirrored", "multi_worker"] = Field(
+        "none",
+        description="Devices: one; all visible GPUs, each with its part of the batch; or those of several workers, "
+        "which TF_CONFIG names.",
     )
     warm_start: bool = Field(True, description="Start from the weights of the model in service where they fit.")
 
     @model_validator(mode="after")
     def _devices_agree(self) -> TrainingConfig:
-        if self.xla and self.strategy == "mirrored":
+        if self.xla and self.strategy != "none":
             raise ValueError(
-                "xla and strategy: expected xla: false with strategy: mirrored, got xla: true; "
-                "set xla: false or strategy: none"
+                f"xla and strategy: expected xla: false with strategy: {self.strategy}, got xla: true; "
+                f"set xla: false or strategy: none"
             )
         return self
 

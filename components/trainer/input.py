@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.trainer.config import TrainingConfig
+from components.trainer.devices import Share
 from models.features import Feature
 from models.tasks import WEIGHT
 
@@ -59,12 +60,12 @@ class Examples:
     def steps_per_epoch(self) -> int:
         return -(-self.count // self._training.batch_size)
 
-    def in_order(self) -> tf.data.Dataset:
+    def in_order(self, share: Share = Share()) -> tf.data.Dataset:
         """One pass over the files, as they are."""
-        return self._parsed(self._read(self._files).rebatch(self._training.batch_size))
+        return self._parsed(self._cut(self._read(self._files).rebatch(self._training.batch_size), share))
 
-    def epoch(self, epoch: int, skip: int = 0) -> tf.data.Dataset:
-        """The batches of an epoch from number `skip` on.
+    def epoch(self, epoch: int, skip: int = 0, share: Share = Share()) -> tf.data.Dataset:
+        """The batches of an epoch from number `skip` on, or a share of each.
 
         The order of files and rows is new at every epoch, and a function of (`training.seed`, `epoch`) alone:
         training that is resumed sees the rows that it would have seen.
@@ -74,7 +75,7 @@ class Examples:
         if self._training.cache:
             cached = self._cached
             places = tf.data.Dataset.from_tensor_slices(order.permutation(self.count)[skip * size :]).batch(size)
-            return self._parsed(places, lambda some: tf.gather(cached, some))
+            return self._parsed(self._cut(places, share), lambda some: tf.gather(cached, some))
         rows = self._read([str(name) for name in order.permutation(self._files)])
         seed = int(order.integers(2**31))
 
@@ -84,7 +85,7 @@ class Examples:
         # Many rows at a time: a buffer that gives one row after another costs more than all the parsing.
         rows = rows.rebatch(self._training.shuffle_rows).enumerate().map(shuffled).prefetch(1)
         # Rows are skipped before they are parsed, which is what costs.
-        return self._parsed(rows.rebatch(size).skip(skip))
+        return self._parsed(self._cut(rows.rebatch(size).skip(skip), share))
 
     @cached_property
     def _cached(self) -> tf.Tensor:
@@ -101,6 +102,18 @@ class Examples:
             num_parallel_calls=2,
             deterministic=True,
         )
+
+    def _cut(self, batches: tf.data.Dataset, share: Share) -> tf.data.Dataset:
+        """A share of each batch, before it is parsed."""
+        if share.pieces == 1:
+            return batches
+        size = -(-self._training.batch_size // share.pieces)
+
+        def pieces(rows: tf.Tensor) -> tf.data.Dataset:
+            numbers = tf.data.Dataset.range(share.first, share.last)
+            return numbers.map(lambda i: rows[i * size : (i + 1) * size])
+
+        return batches.flat_map(pieces)
 
     def _parsed(self, batches: tf.data.Dataset, read: Callable = tf.identity) -> tf.data.Dataset:
         def parse(some: tf.Tensor) -> tuple:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from components.trainer.checkpoints import Checkpoints
 from components.trainer.config import TrainingConfig
+from components.trainer.devices import distributed
 from components.trainer.guard import FiniteGuard
 from components.trainer.record import TrainingRecord
 from models.ranker import Ranker
@@ -22,8 +25,10 @@ class Batches(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
-    def epoch(self, epoch: int, skip: int = 0) -> tf.data.Dataset:
-        """The batches of an epoch from number `skip` on: ({feature: tensor}, labels float32 [batch, K])."""
+    @property
+    def epoch(self) -> Callable[..., tf.data.Dataset]:
+        """(epoch, skip) -> the batches of an epoch from number `skip` on: ({feature: tensor}, labels float32
+        [batch, K]). A share of each, a Share, is asked for as a third where several replicas train."""
 
 
 def train(
@@ -45,7 +50,7 @@ def train(
     clock = time.monotonic()
     while record.steps < training.epochs * per_epoch:
         epoch, skip = divmod(record.steps, per_epoch)
-        batches = iter(ranker.distribute_strategy.experimental_distribute_dataset(examples.epoch(epoch, skip)))
+        batches = iter(distributed(ranker.distribute_strategy, partial(examples.epoch, epoch, skip)))
         for _ in range(skip, per_epoch):
             step(batches)
             guard.check(_left_out(ranker), record.steps)

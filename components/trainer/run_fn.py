@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from absl import logging
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from components.trainer.checkpoints import Checkpoints, checkpoint_folder
-from components.trainer.config import TrainerSpec, TrainingConfig
+from components.trainer.config import TrainerSpec
+from components.trainer.devices import distributed, own_files, strategy_of, wait_for_all
 from components.trainer.guard import refuse_divergence
 from components.trainer.input import Examples
 from components.trainer.loop import train
@@ -42,6 +44,13 @@ def run_fn(fn_args: FnArgs) -> None:
     """
     spec = TrainerSpec.from_json(fn_args.custom_config["spec"])
     training = spec.training
+    strategy = strategy_of(training.strategy)
+    with own_files(strategy) as own:
+        _run(fn_args, spec, strategy, own)
+
+
+def _run(fn_args: FnArgs, spec: TrainerSpec, strategy: tf.distribute.Strategy, own: Callable[[str], str]) -> None:
+    training = spec.training
     keras.utils.set_random_seed(training.seed)
     transform = tft.TFTransformOutput(fn_args.transform_graph_path)
     labels = [t.label for t in spec.tasks]
@@ -51,7 +60,7 @@ def run_fn(fn_args: FnArgs) -> None:
     evaluation = Examples(
         fn_args.eval_files, transform, spec.features, labels, training.model_copy(update={"cache": False})
     )
-    with _strategy(training).scope():
+    with strategy.scope():
         ranker = Ranker(
             spec.features,
             table_rows(spec.features, transform),
@@ -68,9 +77,9 @@ def run_fn(fn_args: FnArgs) -> None:
         )
         ranker.compile()
     model = spec.model.model_dump(mode="json")
-    record = TrainingRecord(Path(fn_args.model_run_dir), ranker, log_every=training.probe_every or 100)
+    record = TrainingRecord(Path(own(fn_args.model_run_dir)), ranker, log_every=training.probe_every or 100)
     folder = checkpoint_folder(fn_args.custom_config["checkpoints"], _decided_by(fn_args))
-    checkpoints = Checkpoints(folder, ranker, record, every=training.checkpoint_every)
+    checkpoints = Checkpoints(folder, ranker, record, every=training.checkpoint_every, write_to=own(folder))
     if not checkpoints.restore():
         if training.warm_start and fn_args.base_model and tf.io.gfile.exists(fn_args.base_model):
             record.warm_start = str(warm_start(ranker, transform, spec.features, model, fn_args.base_model))
@@ -79,20 +88,21 @@ def run_fn(fn_args: FnArgs) -> None:
     logging.info("Warm start: %s.", record.warm_start)
 
     train(ranker, examples, record, checkpoints, training)
-    found = ranker.evaluate(evaluation.in_order(), verbose=0, return_dict=True)
+    batches = distributed(strategy, evaluation.in_order)
+    # Of a distributed data set, Keras does not know the end.
+    steps = evaluation.steps_per_epoch if strategy.num_replicas_in_sync > 1 else None
+    found = ranker.evaluate(batches, steps=steps, verbose=0, return_dict=True)
     refuse_divergence({mean.name: float(found[mean.name]) for mean in ranker.loss_means})
     # An AUC is not defined where the evaluation days lack a class.
     record.evaluation = {name: float(value) for name, value in found.items() if np.isfinite(value)}
     record.write()
     shown = json.dumps(record.evaluation)
     logging.info("Trained %d steps in %.0f s; on the evaluation days: %s.", record.steps, record.seconds, shown)
-    score_reference(ranker, evaluation).write(fn_args.model_run_dir)
-    export(ranker, transform, spec.features, fn_args.serving_model_dir, model, spec.value)
+    score_reference(ranker, evaluation).write(own(fn_args.model_run_dir))
+    export(ranker, transform, spec.features, own(fn_args.serving_model_dir), model, spec.value)
+    # The others' process ends with the chief's model in its place, as TFX expects of it.
+    wait_for_all(strategy)
     checkpoints.delete()
-
-
-def _strategy(training: TrainingConfig) -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy() if training.strategy == "mirrored" else tf.distribute.get_strategy()
 
 
 def _decided_by(fn_args: FnArgs) -> dict[str, Any]:

@@ -17,18 +17,15 @@ BATCH = 16
 RUNS = (16 + 16 + 9, 16 + 5)  # rows; the last batch is cut into 8 + 1 rows, and into 5 + 0
 STEPS = 5
 TOWERS = {"normalization": "batch"}
+# Every balancer at its own level is in the trainer's tests (tests/components/trainer/test_devices.py).
 CASES = {
-    "static": {"preset": "shared_bottom", "balancer": {"name": "static"}},
     "uncertainty, with a probe": {"preset": "mmoe", "balancer": {"name": "uncertainty"}, "probe_every": 2},
-    "famo": {"preset": "esmm", "balancer": {"name": "famo"}},
-    "pcgrad": {"preset": "shared_bottom", "balancer": {"name": "pcgrad"}},
     "pcgrad at the cut": {"preset": "ple", "balancer": {"name": "pcgrad", "level": "representation"}},
     "pcgrad at the cut, held": {
         "preset": "shared_bottom",
         "balancer": {"name": "pcgrad", "level": "representation", "refresh_every": 2},
     },
     "gradvac per layer": {"preset": "cross_stitch", "balancer": {"name": "gradvac"}},
-    "gradnorm": {"preset": "shared_bottom", "balancer": {"name": "gradnorm"}},
     "gradnorm at the cut": {"preset": "esmm", "balancer": {"name": "gradnorm"}},
     "batch normalisation": {
         "preset": "shared_bottom",

@@ -91,7 +91,10 @@ MISTAKES = {
         "training={xla: true, strategy: mirrored}",
         r"training: xla and strategy: expected xla: false with strategy: mirrored, got xla: true",
     ),
-    "no such strategy": ("training.strategy=tpu", r"training\.strategy: expected one of 'none' or 'mirrored', got"),
+    "no such strategy": (
+        "training.strategy=tpu",
+        r"training\.strategy: expected one of 'none', 'mirrored' or 'multi_worker', got",
+    ),
     "not a duration": (
         "attribution.windows.click=soon",
         r"attribution\.windows\.click: expected a duration .*got \"soon\"",

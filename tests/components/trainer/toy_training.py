@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from components.trainer.checkpoints import Checkpoints
 from components.trainer.config import TrainingConfig
+from components.trainer.devices import strategy_of
 from components.trainer.input import Examples
 from components.trainer.loop import train
 from components.trainer.record import TrainingRecord
@@ -72,18 +73,19 @@ class Training:
         model: ModelConfig | None = None,
         balancer: AnyBalancer = Static(name="static"),
         checkpoints: Path | None = None,
+        optimizer: OptimizerConfig = OptimizerConfig(),
+        strategy: tf.distribute.Strategy | None = None,
     ):
         self.config = training
         self.examples = examples(patterns, **training.model_dump())
-        strategy = tf.distribute.MirroredStrategy() if training.strategy == "mirrored" else tf.distribute.get_strategy()
-        with strategy.scope():
+        with (strategy or strategy_of(training.strategy)).scope():
             self.ranker = Ranker(
                 FEATURES,
                 {"item": 8},
                 DEFAULT_TASKS,
                 model or ModelConfig(preset="shared_bottom"),
                 balancer,
-                OptimizerConfig(),
+                optimizer,
                 steps=training.epochs * self.examples.steps_per_epoch,
                 steps_per_epoch=self.examples.steps_per_epoch,
                 seed=training.seed,
