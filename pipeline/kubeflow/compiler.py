@@ -7,6 +7,7 @@ the specification: each function below says what and why.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import KubeflowV2DagRu
 from components.run_setup import LATEST, WHOLE_WINDOW
 from models.section import UserError
 from pipeline.config import Config
-from pipeline.kubeflow.config import ComponentResources, KubeflowConfig
+from pipeline.kubeflow.config import GPU, ComponentResources, KubeflowConfig
+from pipeline.kubeflow.workers import trainer_job
 from pipeline.pipeline import RunParameters, create_pipeline, read_schema, trainer_spec
 
 ENTRYPOINT = ["python", "-m", "pipeline.kubeflow.entrypoint"]
@@ -61,8 +63,9 @@ def compile_pipeline(config: Config, image: str | None = None) -> Compiled:
       image: in place of the configuration's.
 
     Raises:
-      UserError: if the logs are on the path of this machine alone, or the schema is missing.
+      UserError: if the schema is missing, or the number of workers does not go with training.strategy.
     """
+    _check_workers(config)
     defaults = _defaults(config, image or config.kubeflow.image)
     given = {name: RuntimeParameter(name, type(value)) for name, value in defaults.items()}
     hyperparameters = {name: given[name] for name in trainer_spec(config).hyperparameters()}
@@ -86,6 +89,7 @@ def compile_pipeline(config: Config, image: str | None = None) -> Compiled:
     _write_defaults(spec, defaults)
     _write_tasks(spec, config.kubeflow)
     _write_containers(spec, config.kubeflow)
+    _write_workers(spec, config)
     if config.kubeflow.pipeline_root:
         spec["defaultPipelineRoot"] = config.kubeflow.pipeline_root
     platform = _platform(spec, config.kubeflow)
@@ -166,6 +170,24 @@ def _write_containers(spec: dict[str, Any], config: KubeflowConfig) -> None:
             container["resources"] = resources
         if config.environment:
             container["env"] = [{"name": key, "value": value} for key, value in config.environment.items()]
+
+
+def _check_workers(config: Config) -> None:
+    workers, strategy = config.kubeflow.trainer_workers, config.training.strategy
+    if (workers > 1) != (strategy == "multi_worker"):
+        raise UserError(
+            f"kubeflow.trainer_workers: expected more than 1 with training.strategy: multi_worker, and 1 with another, "
+            f"got {workers} with {strategy}"
+        )
+
+
+def _write_workers(spec: dict[str, Any], config: Config) -> None:
+    """Several workers are a job of their own, which the Trainer's container starts."""
+    if config.kubeflow.trainer_workers == 1:
+        return
+    container = spec["deploymentSpec"]["executors"][spec["components"][GPU]["executorLabel"]]["container"]
+    job = trainer_job(config.name, container["image"], ENTRYPOINT, config.kubeflow)
+    container["args"] += ["--workers", json.dumps(job)]
 
 
 def _limits(resources: ComponentResources) -> dict[str, Any]:

@@ -86,6 +86,11 @@ class KubeflowConfig(Section):
     components: dict[str, ComponentResources] = Field(
         default={}, description="By component, what takes the place of `resources`, key by key: {Trainer: {gpu: 1}}."
     )
+    trainer_workers: PositiveInt = Field(
+        1,
+        description="Workers of the Trainer, as a TFJob of the training operator, with training.strategy: "
+        "multi_worker; each gets what components.Trainer says.",
+    )
     environment: dict[str, str] = Field(default={}, description="Environment variables of every component.")
     secrets: tuple[SecretVariable, ...] = Field(default=(), description="Environment variables from Secrets.")
     volumes: tuple[Volume, ...] = Field(default=(), description="Volumes of every component.")
@@ -113,7 +118,17 @@ class KubeflowConfig(Section):
         return self
 
     def of(self, component: str) -> ComponentResources:
-        """What a component gets."""
+        """What a component's container gets; where the Trainer is a job of several workers, it only starts that."""
+        if component == GPU and self.trainer_workers > 1:
+            return self.resources.model_copy(update={"retries": self._given(component).retries})
+        return self._given(component)
+
+    @property
+    def of_worker(self) -> ComponentResources:
+        """What each worker of the Trainer gets."""
+        return self._given(GPU)
+
+    def _given(self, component: str) -> ComponentResources:
         own = self.components.get(component)
         if own is None:
             return self.resources

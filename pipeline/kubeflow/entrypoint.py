@@ -22,6 +22,7 @@ import yaml
 
 from models.runtime import prepare_process
 from models.section import UserError
+from pipeline.kubeflow.workers import run_on_workers
 
 LOCAL = {"minio://": "/minio/", "s3://": "/s3/"}
 """Where the launcher keeps what is in an object store that TensorFlow cannot read."""
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
       arguments: --executor_class_path, --json_serialized_invocation_args, --json_serialized_inputs_spec_args, and
-        flags of Beam.
+        flags of Beam; with --workers, a TFJob, the component runs as that job.
 
     Raises:
       UserError: if the component does not find its data or settings as it should.
@@ -49,8 +50,13 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--executor_class_path", required=True)
     parser.add_argument("--json_serialized_invocation_args", required=True)
     parser.add_argument("--json_serialized_inputs_spec_args", required=True)
+    parser.add_argument("--workers")
     args, beam_args = parser.parse_known_args(arguments)
     call = json.loads(args.json_serialized_invocation_args)
+    if args.workers:
+        of_job = list(arguments).index("--workers")
+        run_on_workers(json.loads(args.workers), [*arguments[:of_job], *arguments[of_job + 2 :]], call)
+        return
     addresses = {artifact["uri"]: local_path(artifact["uri"]) for _, artifact in _artifacts(call)}
     args.json_serialized_invocation_args = json.dumps(
         understood(call, json.loads(args.json_serialized_inputs_spec_args))

@@ -15,6 +15,8 @@ pytest.importorskip("kfp", reason="the extra 'kubeflow' is not installed")
 
 from kubernetes import client
 
+from pipeline.kubeflow.workers import GROUP, PLURAL
+
 sys.path.append(str(Path(__file__).parent))
 from fake_api import Refused, check
 
@@ -25,6 +27,7 @@ RESOURCES = [r for name in KUSTOMIZATION["resources"] for r in yaml.safe_load_al
 MODELS = {
     "PersistentVolumeClaim": client.V1PersistentVolumeClaim,
     "ServiceAccount": client.V1ServiceAccount,
+    "Role": client.V1Role,
     "RoleBinding": client.V1RoleBinding,
     "Deployment": client.V1Deployment,
     "Service": client.V1Service,
@@ -72,6 +75,15 @@ def test_what_is_mounted_is_there():
         assert set(volumes.values()) <= claims
         for container in pod["spec"]["containers"]:
             assert {m["name"] for m in container.get("volumeMounts", ())} <= set(volumes)
+
+
+def test_the_account_may_start_the_trainers_workers():
+    (role,) = of_kind("Role")
+    bound = {(s["name"], b["roleRef"]["name"]) for b in of_kind("RoleBinding") for s in b["subjects"]}
+    assert bound == {("seesaw", "pipeline-runner"), ("seesaw", role["metadata"]["name"])}
+    assert role["rules"] == [
+        {"apiGroups": [GROUP], "resources": [PLURAL], "verbs": ["create", "get", "delete"]},
+    ]
 
 
 def test_services_find_their_pods_and_ports():
