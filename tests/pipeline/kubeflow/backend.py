@@ -151,12 +151,7 @@ class Backend:
             *(p["outputFile"] for p in outputs["parameters"].values()),
         ]:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-        words = [self._python if word == "python" else word for word in step.command]
-        log = Path(outputs["artifacts"]["executor-logs"]["artifacts"][0]["uri"])
-        with log.open("wb") as file:
-            ended = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=dict(environment), cwd="/")
-        if ended.returncode:
-            raise StepFailed(step.name, log.read_text(errors="replace"))
+        self._execute(step, Path(outputs["artifacts"]["executor-logs"]["artifacts"][0]["uri"]), environment)
         written = json.loads(Path(outputs["outputFile"]).read_text())
         for key, parameter in outputs["parameters"].items():
             value = written.get("parameterValues", {}).get(key)
@@ -178,6 +173,14 @@ class Backend:
                     "store_session_info": "null",
                 },
             }
+
+    def _execute(self, step: Step, log: Path, environment: Mapping[str, str]) -> None:
+        """What the container would do."""
+        words = [self._python if word == "python" else word for word in step.command]
+        with log.open("wb") as file:
+            ended = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=dict(environment), cwd="/")
+        if ended.returncode:
+            raise StepFailed(step.name, log.read_text(errors="replace"))
 
 
 class StepFailed(Exception):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -23,6 +24,7 @@ import tensorflow as tf  # noqa: E402
 from components.log_example_gen.window import resolve_window  # noqa: E402
 from components.promotion import read_verdict  # noqa: E402
 from pipeline.config import Config, load  # noqa: E402
+from pipeline.kubeflow import entrypoint  # noqa: E402
 from pipeline.kubeflow.compiler import compile_pipeline  # noqa: E402
 from pipeline.kubeflow.config import COMPONENTS  # noqa: E402
 from pipeline.simulator import SimulationConfig, simulate  # noqa: E402
@@ -86,14 +88,17 @@ class Miss(Exception):
 
 
 class Misses(Backend):
-    """A backend that, once `frozen`, runs nothing but what may not be cached."""
+    """A backend that, once `frozen`, runs nothing but what may not be cached, and that in this process."""
 
     frozen = False
 
-    def _launch(self, step, component, environment):
-        if self.frozen and step.name != "RunSetup":
+    def _execute(self, step, log, environment):
+        if not self.frozen:
+            return super()._execute(step, log, environment)
+        if step.name != "RunSetup":
             raise Miss(step.name)
-        super()._launch(step, component, environment)
+        with mock.patch.object(sys, "argv", sys.argv):
+            entrypoint.main(step.command[3:])
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +175,7 @@ def test_a_changed_log_file_is_joined_anew(cluster, first):
         os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_a_mistake_is_told_in_the_containers_log(cluster, first):
+def test_a_mistake_is_told_in_the_containers_log(cluster, first, monkeypatch):
+    monkeypatch.setattr(cluster.backend, "frozen", False)
     with pytest.raises(StepFailed, match="error: last_day: expected a day such as 2026-01-31, or 'latest', got 'soon'"):
         cluster.run(last_day="soon")
