@@ -89,7 +89,7 @@ def test_balancers_end_at_different_weights(learned):
     weights = {b: np.concatenate([v.ravel() for k, v in of(learned.devices, "one", b).items() if k[0].isdigit()])
                for b in BALANCERS}  # fmt: skip
     apart = [np.abs(weights[a] - weights[b]).max() for a in BALANCERS for b in BALANCERS if a < b]
-    assert np.median(apart) > 1e-3
+    assert np.median(apart) > 1e-4  # fifty times what equal weights may differ by
 
 
 @pytest.mark.slow
