@@ -292,7 +292,7 @@ class TestRejected:
                 write_file(tmp_path / log / day / f"a.{form}", [event("r0", f"{day} 10:00", value=1.0)])
         with pytest.raises(UserError) as error:
             run(tmp_path / "out", logs_config(tmp_path, form, max_rejected=1.0), FEATURES, WINDOW)
-        first, second = str(error.value).splitlines()
+        first, second, _ = str(error.value).splitlines()
         assert first == "exposures: all 8 rows were rejected:"
         assert second.startswith(f"  8 bad_type: exposures/2026-01-01/a.{form} row 1: column '{column}': ")
         assert message in str(error.value)
