@@ -105,7 +105,7 @@ def test_the_version_in_service_goes_on_and_the_status_tells_why_the_other_does_
     publish(repository, exported)
     manager = ModelManager(repository.path.parent)
     manager.update()
-    request = {"examples": tf.make_tensor_proto([b""])}
+    request = {"examples": tf.make_tensor_proto([b""]).SerializeToString()}
 
     def answer(**choice) -> tuple[int, float]:
         spec = model_pb2.ModelSpec(name="shop", **choice)
