@@ -37,8 +37,7 @@ from tfx.utils import path_utils
 from components.log_example_gen.window import inputs_fingerprint, resolve_window
 from components.serving_check.check import rows_with_scores
 from components.serving_check.rows import Columns, Input, as_columns, inputs_of, requests, signature_defs
-from components.trainer import run_fn
-from components.trainer.reference import Reference, score_reference
+from components.trainer import reference
 from pipeline.config import load
 from pipeline.datasets.kuairand import convert
 from pipeline.local_runner import RunResult, run_pipeline
@@ -61,7 +60,8 @@ def train(source: Path, work: Path, rows: int) -> RunResult:
     window = resolve_window(config.logs, config.attribution, config.window)
     fingerprint = inputs_fingerprint(config.logs, config.attribution, window)
     inputs = RunInputs(window=window, inputs_fingerprint=fingerprint, schema_text=read_schema(config))
-    run_fn.score_reference = functools.partial(score_reference, rows=rows + 8192)
+    # TFX loads run_fn anew, so what it imports is what has to change.
+    reference.score_reference = functools.partial(reference.score_reference, rows=rows + 4096)
     return run_pipeline(create_pipeline(config, (work / "run").resolve(), inputs), work / "run", only=("Trainer",))
 
 
@@ -130,7 +130,7 @@ def difference(expected: Columns, sets: list[np.ndarray], ask: Callable[[np.ndar
 def run(source: Path, work: Path, rows: int) -> dict:
     trained = train(source, work, rows)
     model = Path(path_utils.serving_model_path(str(trained.output("Trainer", "model"))))
-    reference = Reference.read(str(trained.output("Trainer", "model_run")))
+    scored = reference.Reference.read(str(trained.output("Trainer", "model_run")))
     definitions = signature_defs(model)
     names = {
         signature: NativeSignature(
@@ -140,7 +140,8 @@ def run(source: Path, work: Path, rows: int) -> dict:
     }
     split = trained.output("LogExampleGen", "examples") / "Split-eval"
     with FreshModel(Path(tf.__file__).parent / LIBRARY, model, names) as fresh:
-        examples, expected = rows_with_scores(fresh, sorted(map(str, split.iterdir())), reference, rows)
+        examples, expected = rows_with_scores(fresh, sorted(map(str, split.iterdir())), scored, rows)
+    assert len(examples) == rows
     inputs = inputs_of(definitions["rank"])
     columns = as_columns(examples, inputs)
     repository = ModelRepository(work / "models", "kuairand")
