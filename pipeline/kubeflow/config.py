@@ -13,7 +13,7 @@ GPU = "Trainer"
 
 COMPONENTS = (
     "RunSetup", "LogExampleGen", "CuratedSchema", "Baseline", "StatisticsGen", "ExampleValidator", "Transform", GPU,
-    "Evaluator", "OfflineABTest", "Promotion",
+    "Evaluator", "OfflineABTest", "ServingCheck", "Promotion",
 )  # fmt: skip
 """Components that take settings of their own; the compiler checks that the pipeline has them."""
 

@@ -95,7 +95,8 @@ def test_the_edges_are_those_of_the_data(plain):
         "Trainer": setup | {"Transform", "Baseline"},
         "Evaluator": {"LogExampleGen", "Trainer", "Baseline"},
         "OfflineABTest": {"LogExampleGen", "Trainer", "Baseline"},
-        "Promotion": setup | {"Trainer", "Baseline", "Evaluator", "OfflineABTest", "StatisticsGen"},
+        "ServingCheck": {"LogExampleGen", "Trainer"},
+        "Promotion": setup | {"Trainer", "Baseline", "Evaluator", "OfflineABTest", "ServingCheck", "StatisticsGen"},
     }
     assert next(iter(topological(tasks(plain)))) in ("CuratedSchema", "RunSetup")
 

@@ -15,6 +15,7 @@ pytest.importorskip("kfp", reason="the extra 'kubeflow' is not installed")
 
 from kubernetes import client
 
+from pipeline.kubeflow.config import KubeflowConfig
 from pipeline.kubeflow.workers import GROUP, PLURAL
 
 sys.path.append(str(Path(__file__).parent))
@@ -23,7 +24,10 @@ from fake_api import Refused, check
 REPOSITORY = Path(__file__).parents[3]
 FOLDER = REPOSITORY / "pipeline" / "kubeflow" / "manifests"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-RESOURCES = [r for name in KUSTOMIZATION["resources"] for r in yaml.safe_load_all((FOLDER / name).read_text())]
+FILES = [name for name in KUSTOMIZATION["resources"] if name.endswith(".yaml")]
+(SERVING,) = {*KUSTOMIZATION["resources"]} - {*FILES}
+"""Of the serving side, which has tests of its own."""
+RESOURCES = [r for name in FILES for r in yaml.safe_load_all((FOLDER / name).read_text())]
 MODELS = {
     "PersistentVolumeClaim": client.V1PersistentVolumeClaim,
     "ServiceAccount": client.V1ServiceAccount,
@@ -51,7 +55,8 @@ def options(comment_of: str) -> dict[str, Any]:
 
 
 def test_the_kustomization_lists_every_file():
-    assert set(KUSTOMIZATION["resources"]) == {p.name for p in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(FILES) == {p.name for p in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert (FOLDER / SERVING / "kustomization.yaml").is_file()
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda r: f"{r['kind']}-{r['metadata']['name']}")
@@ -98,11 +103,12 @@ def test_services_find_their_pods_and_ports():
 
 
 def test_the_configuration_in_the_comments_fits_the_manifests():
-    kubeflow = options("root.yaml")["kubeflow"]
-    from pipeline.kubeflow.config import KubeflowConfig
-
-    parsed = KubeflowConfig.model_validate_json(json.dumps(kubeflow))
-    assert [v.claim for v in parsed.volumes] == [r["metadata"]["name"] for r in of_kind("PersistentVolumeClaim")]
+    given = options("root.yaml")
+    parsed = KubeflowConfig.model_validate_json(json.dumps(given["kubeflow"]))
+    claims = [r["metadata"]["name"] for r in of_kind("PersistentVolumeClaim")]
+    models = yaml.safe_load((FOLDER / SERVING / "claim.yaml").read_text())["metadata"]["name"]
+    assert [v.claim for v in parsed.volumes] == [*claims, models]
+    assert given["serving"]["repository"] == parsed.volumes[1].path
     assert parsed.service_account == of_kind("ServiceAccount")[0]["metadata"]["name"]
     assert parsed.root == parsed.volumes[0].path
     flags = dict(o.lstrip("-").split("=") for o in options("flink.yaml")["beam"]["options"])
