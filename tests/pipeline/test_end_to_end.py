@@ -357,9 +357,10 @@ def trained_scores(
     features = config.features
     encoder = Encoder(features, table_rows(features, transform), seed=0)
     trunk, heads = config.model.trunk.build(2, seed=0), config.model.heads.build(config.tasks, seed=0)
-    layers = tf.train.Checkpoint(encoder=encoder, trunk=trunk, heads=heads)
     heads(trunk(tf.zeros([1, encoder.dense_width])))  # makes the weights
-    restored = layers.read(str(model / "variables" / "variables"))
+    layers = {"encoder": encoder, "trunk": trunk, "heads": heads}
+    weights = {name: tf.train.Checkpoint(variables=layer.weights) for name, layer in layers.items()}
+    restored = tf.train.Checkpoint(**weights).read(str(model / "variables" / "variables"))
     restored.assert_existing_objects_matched()
     inputs = {feature.name: transformed[feature.name] for feature in features}
     logits = heads(trunk(encoder(inputs), training=False), training=False)

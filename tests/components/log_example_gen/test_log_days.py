@@ -293,7 +293,7 @@ class TestKills:
     @pytest.mark.parametrize("place", ["starting-worker", "working-worker"])
     def test_a_worker(self, tmp_path, place):
         logs, joined = shop(tmp_path / "logs"), tmp_path / "joined"
-        code, errors = run_apart(tmp_path, "killed", place, *TWO_WORKERS)
+        code, errors = run_apart(tmp_path, "killed", place, *TWO_WORKERS, "--join_memory_gib=0.00001")
         assert code == 1
         assert "a worker process of Beam was ended from outside" in errors.splitlines()[-1]
         assert not joined.exists() and not (tmp_path / "killed/examples").exists()

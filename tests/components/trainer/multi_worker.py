@@ -73,7 +73,9 @@ def learned(balancer: str, folder: Path, strategy: tf.distribute.Strategy) -> di
     return found
 
 
-def run(folder: Path, outputs: Path, strategy: tf.distribute.Strategy, die_after: int | None = None) -> None:
+def run(
+    folder: Path, outputs: Path, checkpoints: Path, strategy: tf.distribute.Strategy, die_after: int | None = None
+) -> None:
     """Calls run_fn as TFX does."""
     spec = TrainerSpec(
         features=FEATURES,
@@ -92,7 +94,7 @@ def run(folder: Path, outputs: Path, strategy: tf.distribute.Strategy, die_after
         transform_graph_path=str(folder / "transform"),
         serving_model_dir=str(outputs / "model" / "Format-Serving"),
         model_run_dir=str(outputs / "model_run"),
-        custom_config={"spec": spec.canonical_json(), "checkpoints": str(folder / "checkpoints")},
+        custom_config={"spec": spec.canonical_json(), "checkpoints": str(checkpoints)},
     )
 
     class Mortal(Checkpoints):
@@ -121,12 +123,13 @@ def as_worker(folder: Path, name: str) -> dict[str, np.ndarray]:
     strategy = strategy_of("multi_worker")
     assert strategy.num_replicas_in_sync == 2
     found = {f"workers/{b}/{k}": v for b in BALANCERS for k, v in learned(b, folder, strategy).items()}
+    checkpoints = folder / "checkpoints"
     try:
-        run(folder, folder / name / "killed", strategy, DIES_AFTER)
+        run(folder, folder / name / "killed", checkpoints, strategy, DIES_AFTER)
         raise AssertionError("not killed")
     except Killed:
-        found["left"] = sorted(p.name for p in folder.glob("checkpoints/*/*"))
-    run(folder, folder / name / "resumed", strategy)
+        found["left"] = sorted(p.name for p in checkpoints.glob("*/*"))
+    run(folder, folder / name / "resumed", checkpoints, strategy)
     return found
 
 
@@ -138,7 +141,7 @@ def on_devices(folder: Path, name: str) -> dict[str, np.ndarray]:
     one = tf.distribute.get_strategy()
     found = {f"one/{b}/{k}": v for b in BALANCERS for k, v in learned(b, folder, one).items()}
     found |= {f"mirrored/{b}/{k}": v for b in BALANCERS for k, v in learned(b, folder, mirrored).items()}
-    run(folder, folder / name, one)
+    run(folder, folder / name, folder / "checkpoints of one", one)
     return found
 
 
