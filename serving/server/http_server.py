@@ -55,6 +55,8 @@ class HttpServer:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rest")
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit it; asyncio does not set it on them, and a body would wait 40 ms for its header's receipt.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             self._socket.bind((host, port))
         except OSError as error:
