@@ -27,7 +27,7 @@ class SplitKernels(tf.Module):
         if kernel.ref() not in self._places:
             self._places[kernel.ref()] = len(self.parts)
             for name, columns in zip(("once", "each"), self._columns):
-                part = tf.gather(kernel, columns, axis=-2)
+                part = tf.gather(kernel, tf.constant(columns, tf.int32), axis=-2)  # there may be none
                 self.parts.append(tf.Variable(part, trainable=False, name=f"{name}_{len(self.parts)}"))
         place = self._places[kernel.ref()]
         return self.parts[place], self.parts[place + 1]
@@ -73,7 +73,7 @@ class Sides:
         """The embedded input [N, width], for layers that need a candidate's columns beside the request's."""
         rows = tf.shape(self.each)[0]
         joined = tf.concat([tf.repeat(self.once, rows, axis=0), self.each], axis=1)
-        return tf.gather(joined, self.kernels.columns_in_order(), axis=1)
+        return tf.gather(joined, tf.constant(self.kernels.columns_in_order(), tf.int32), axis=1)
 
 
 class Dense(keras.layers.Dense):

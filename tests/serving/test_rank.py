@@ -32,6 +32,7 @@ MODELS = {
     "attention, cross": (MODEL.model_copy(update={"interaction": CrossConfig(name="cross")}), attending("attention")),
     "lstm, dot": (MODEL.model_copy(update={"interaction": DotConfig(name="dot")}), attending("lstm_attention")),
     "attention of an item's list": (MODEL, attending("attention", side="item")),
+    "items alone": (MODEL, tuple(f.model_copy(update={"side": "item"}) for f in FEATURES)),
     **{
         f"{kind} normalisation": (ModelConfig.model_validate_json(json.dumps(NORMALISED).replace("%s", kind)), FEATURES)
         for kind in ("batch", "layer")
@@ -64,6 +65,14 @@ def test_scores_are_those_of_serving_default(transform, eagerly, model, features
         if weight.dtype == tf.float32 and weight.shape.rank:  # metrics count in float64
             weight.assign_add(tf.random.stateless_uniform(weight.shape, [weight.shape[0], 7], -0.05, 0.05))
     check_requests(ServingModel(ranker, transform, features), features)
+
+
+def test_without_features_of_items_there_is_nothing_to_rank(transform, eagerly):
+    features = tuple(f.model_copy(update={"side": "user"}) for f in FEATURES)
+    served = ServingModel(make_ranker(transform, features=features, model=MODEL), transform, features)
+    assert "rank" not in served.signatures()
+    rows = raw_rows(7)
+    assert len(served.serving_default(tf.constant([serialize(row) for row in rows]))["pctr"]) == len(rows)
 
 
 def check_requests(served, features):
