@@ -89,7 +89,7 @@ def column_dtypes(files: Sequence[str], columns: Sequence[str], required: Sequen
     """
     found: dict[str, tf.DType] = {}
     for number, file in enumerate(files):
-        for record in _records(file).take(_LOOKED_AT).as_numpy_iterator():
+        for record in example_records(file).take(_LOOKED_AT).as_numpy_iterator():
             feature = tf.train.Example.FromString(record).features.feature
             for name in columns:
                 if name not in found and name in feature and (kind := feature[name].WhichOneof("kind")):
@@ -131,7 +131,7 @@ class _ScoreFile(beam.DoFn):
                 self._models[side] = tf.saved_model.load(by)
 
     def process(self, file: str) -> Iterator[int]:
-        tables = [self._score(batch).to_table() for batch in _records(file).batch(BATCH).prefetch(1)]
+        tables = [self._score(batch).to_table() for batch in example_records(file).batch(BATCH).prefetch(1)]
         rows = sum(len(t) for t in tables)
         if rows:
             name = hashlib.sha256(file.encode()).hexdigest()[:16]
@@ -206,7 +206,8 @@ def read_scores(folder: str) -> ScoredRows:
     return ScoredRows.from_tables(tables)
 
 
-def _records(file: str) -> tf.data.Dataset:
+def example_records(file: str) -> tf.data.Dataset:
+    """The serialized tf.Examples of a TFRecord file, compressed or not by its name."""
     return tf.data.TFRecordDataset(file, compression_type="GZIP" if file.endswith(".gz") else "")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from components.offline_ab.scoring import example_records
 from components.serving_check.config import LatencyBudget, ServingCheckConfig
 from components.serving_check.document import Latency, Parity, ServingVerdict
 from components.serving_check.matching import matches
@@ -209,8 +210,7 @@ def rows_with_scores(
 
 def _batches(files: Sequence[str]) -> Iterator[np.ndarray]:
     for file in files:
-        dataset = tf.data.TFRecordDataset(file, "GZIP" if file.endswith(".gz") else "").batch(_BATCH)
-        yield from dataset.as_numpy_iterator()
+        yield from example_records(file).batch(_BATCH).as_numpy_iterator()
 
 
 def _joined(parts: list[Columns]) -> Columns:
