@@ -29,6 +29,7 @@ from models.section import UserError
 from serving.canary import place_of
 from serving.columns import Column, Input, Rows, columns_of
 from serving.served_log import REQUEST_HEADER, ServedLog
+from serving.wire import PredictResponse, array_of
 
 T = TypeVar("T")
 Transport = Literal["grpc", "rest"]
@@ -298,6 +299,11 @@ class _Grpc(_Transport):
             ],
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        # Takes a request's bytes, which are made once however often it is sent.
+        self._predict = self._channel.unary_unary(
+            "/tensorflow.serving.PredictionService/Predict",
+            response_deserializer=PredictResponse.FromString,
+        )
 
     def signatures(self, spec, timeout):
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
@@ -311,11 +317,11 @@ class _Grpc(_Transport):
         request.model_spec.signature_name = signature
         for name, column in columns.items():
             encode(request.inputs[name], column, inputs[name].rank)
-        return request
+        return request.SerializeToString()
 
     def predict(self, request, timeout, request_id=None):
-        response = self._call(self._stub.Predict, request, timeout, request_id)
-        outputs = {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
+        response = self._call(self._predict, request, timeout, request_id)
+        outputs = {name: array_of(tensor) for name, tensor in response.outputs.items()}
         return Scores(outputs, response.model_spec.version.value)
 
     def close(self):

@@ -12,13 +12,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     model_service_pb2_grpc,
-    predict_pb2,
 )
 
 from serving.served_log import REQUEST_HEADER
 from serving.server.errors import ServingError
 from serving.server.requests import Requests
-from serving.server.wire import PredictRequest
+from serving.wire import PredictRequest, predict_response
 
 _LOG = logging.getLogger(__name__)
 SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
@@ -34,7 +33,8 @@ class PredictionService:
     def Predict(self, request, context):
         def answer():
             named = dict(context.invocation_metadata()).get(REQUEST_HEADER)
-            return self._requests.predict(request, "GRPC", context.time_remaining(), named)
+            found = self._requests.predict(request, "GRPC", context.time_remaining(), named)
+            return predict_response(found.spec, found.outputs)
 
         return _answer(context, answer)
 
@@ -77,9 +77,9 @@ class GrpcServer:
         )
         service = PredictionService(requests)
         methods = {
-            # Not TF Serving's own class of the request, which would parse the tensors here.
+            # Not TF Serving's own classes, which would parse the tensors here.
             "Predict": grpc.unary_unary_rpc_method_handler(
-                service.Predict, PredictRequest.FromString, predict_pb2.PredictResponse.SerializeToString
+                service.Predict, PredictRequest.FromString, response_serializer=None
             ),
             "GetModelMetadata": grpc.unary_unary_rpc_method_handler(
                 service.GetModelMetadata,

@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
-import tensorflow as tf
 import uvicorn
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
@@ -23,7 +21,7 @@ from serving.served_log import REQUEST_HEADER
 from serving.server.errors import HTTP_STATUS, ServingError, invalid
 from serving.server.requests import Requests
 from serving.server.rest_json import body_of, inputs_of, parse
-from serving.server.wire import PredictRequest
+from serving.wire import PredictRequest
 
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/(?:versions/(?P<version>\d+)|labels/(?P<label>[^/:]+)))?"
 _PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE)
@@ -146,8 +144,8 @@ class HttpServer:
             request = PredictRequest(model_spec=spec)
             for alias, proto in inputs.items():
                 request.inputs[alias] = proto.SerializeToString()
-            response = self._requests.predict(request, "REST", request_id=request_id)
-        return body_of({n: _array(response.outputs[n]) for n in sorted(response.outputs)}, form)
+            found = self._requests.predict(request, "REST", request_id=request_id).outputs
+        return body_of({name: found[name] for name in sorted(found)}, form)
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
@@ -155,10 +153,6 @@ class HttpServer:
 
     def _status(self, spec: model_pb2.ModelSpec) -> str:
         return _as_json(self._requests.status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))
-
-
-def _array(proto: Any) -> np.ndarray:
-    return tf.make_ndarray(proto)
 
 
 def _spec(found: re.Match) -> model_pb2.ModelSpec:

@@ -16,8 +16,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.native import LIBRARY, NativeError, NativeModel
 from serving.server.errors import LoadError, ServingError, StatusCode, code_of, invalid, of_tensorflow
-from serving.server.wire import dtype_of
 from serving.transform_graph import DESCRIPTION, check_transform
+from serving.wire import dtype_of, tensor_bytes
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
@@ -103,7 +103,7 @@ class LoadedModel:
         self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Collection[str] = ()
     ) -> dict[str, np.ndarray]:
         """Runs a signature on arrays. Arguments and errors are those of `run`."""
-        return self.run(signature, {alias: _serialized(value) for alias, value in inputs.items()}, outputs)
+        return self.run(signature, {alias: tensor_bytes(value) for alias, value in inputs.items()}, outputs)
 
     def _checked(self, signature: str, inputs: Inputs, outputs: Collection[str]) -> str:
         name = signature or DEFAULT_SIGNATURE
@@ -271,16 +271,6 @@ def _parsed(inputs: Inputs) -> dict[str, np.ndarray]:
 def _no_tensor(alias: str) -> ServingError:
     # gRPC's code for a message that cannot be parsed, which a TensorProto is a part of.
     return ServingError(StatusCode.INTERNAL, f"input '{alias}': expected a TensorProto, which its bytes are not")
-
-
-def _serialized(value: np.ndarray) -> bytes:
-    if value.dtype != object:
-        return tf.make_tensor_proto(value).SerializeToString()
-    proto = tensor_pb2.TensorProto(dtype=tf.string.as_datatype_enum)
-    for size in value.shape:
-        proto.tensor_shape.dim.add(size=size)
-    proto.string_val.extend(value.ravel().tolist())
-    return proto.SerializeToString()
 
 
 def _one_row(info: meta_graph_pb2.TensorInfo) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import tensorflow as tf
 from grpc import StatusCode
-from tensorflow.core.framework import tensor_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2, predict_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serving.served_log import ServedLog
 from serving.server.admission import Admission
@@ -19,12 +18,25 @@ from serving.server.errors import ServingError, invalid
 from serving.server.loaded import DEFAULT_SIGNATURE, Servable
 from serving.server.manager import ModelManager
 from serving.server.metrics import Metrics
-from serving.server.wire import PredictRequest
+from serving.wire import PredictRequest
 
 Entrypoint = Literal["GRPC", "REST"]
 _SIGNATURES = "signature_def"
 LOGGED = ("rank", "predict")
 """Signatures whose requests are logged: those that take features by name."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a signature answered.
+
+    Attributes:
+      spec: the model, its version and the signature.
+      outputs: by name.
+    """
+
+    spec: model_pb2.ModelSpec
+    outputs: Mapping[str, np.ndarray]
 
 
 class Requests:
@@ -60,7 +72,7 @@ class Requests:
         entrypoint: Entrypoint,
         seconds: float | None = None,
         request_id: str | None = None,
-    ) -> predict_pb2.PredictResponse:
+    ) -> Prediction:
         """Runs a signature; `seconds` is how long the caller will wait, `request_id` what the log calls the request."""
         arrived = time.perf_counter()
         model, version, status = request.model_spec.name, "", StatusCode.OK
@@ -70,17 +82,11 @@ class Requests:
             with self.manager.find(request.model_spec) as servable:
                 version = str(servable.version)
                 found = self._run(servable, request, seconds)
-                response = predict_pb2.PredictResponse()
-                response.model_spec.CopyFrom(
-                    model_spec(servable.model, servable.version, request.model_spec.signature_name)
-                )
-            for name, value in found.items():
-                fill(response.outputs[name], value)
             signature = request.model_spec.signature_name
             if self._log is not None and signature in LOGGED and found:
                 columns = servable.loaded.columns
                 self._log.add(servable.version, signature, dict(request.inputs), found, request_id, columns)
-            return response
+            return Prediction(model_spec(servable.model, servable.version, signature), found)
         except ServingError as error:
             status = error.code
             raise
@@ -154,14 +160,3 @@ def model_spec(model: str, version: int, signature: str | None = None) -> model_
     if signature is not None:
         spec.signature_name = signature or DEFAULT_SIGNATURE
     return spec
-
-
-def fill(proto: tensor_pb2.TensorProto, value: np.ndarray) -> None:
-    """Writes a value into its typed field, as TF Serving does, for clients that read only that."""
-    if value.dtype == np.float32:
-        proto.dtype = tf.float32.as_datatype_enum
-        for size in value.shape:
-            proto.tensor_shape.dim.add(size=size)
-        proto.float_val.extend(value.ravel().tolist())
-    else:
-        proto.CopyFrom(tf.make_tensor_proto(value))

@@ -11,10 +11,9 @@ are of the user and the context. Weights are random: they do not change what an 
 - server: `python -m pipeline serve` in a process of its own; p50 of `rank` at 300 candidates by gRPC, in turns with the
   same in process. Then an open-loop load test: the highest rate that it sustains, and p99 / p50 at 70 % of it.
 
-    python tests/benchmarks/serving_latency.py
+    python tests/benchmarks/serving.py
 
-Minutes: about 4 on 2 cores. The last line printed is JSON. (Not called serving.py: a script's folder comes first among
-the modules, so that every benchmark here would take that file for the package `serving`.)
+Minutes: about 4 on 2 cores. The last line printed is JSON.
 """
 
 from __future__ import annotations

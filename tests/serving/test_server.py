@@ -30,7 +30,7 @@ from serving.server.admission import Admission
 from serving.server.batching import Batching
 from serving.server.metrics import Metrics
 from serving.server.requests import Requests
-from serving.server.wire import PredictRequest
+from serving.wire import PredictRequest
 from tests.serving.exported import as_columns, as_request
 from tests.serving.versions import publish, shifted
 from tests.transforms import FEATURES, raw_rows, serialize
@@ -465,7 +465,7 @@ def test_requests_that_are_joined_get_what_they_would_get_alone(server, expected
     for (i, n, _), answer in zip(asked, answers):
         for name in OUTPUTS:
             wanted = expected[i % 2][name][i : i + n]
-            np.testing.assert_allclose(tf.make_ndarray(answer.outputs[name]), wanted, atol=1e-6)
+            np.testing.assert_allclose(answer.outputs[name], wanted, atol=1e-6)
 
 
 def test_answers_are_logged_with_the_id_of_the_request(server, stub, expected):

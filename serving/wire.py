@@ -1,0 +1,111 @@
+"""Predict's messages with tensors as bytes, on the way of which Python makes no object of a number.
+
+The server's graph parses the tensors of a request, and scores travel as they lie in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import model_pb2, predict_pb2
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+
+def _like(original: Any) -> Any:
+    """The class of a message with bytes in the place of TensorProto: the same bytes on the wire."""
+    name = original.DESCRIPTOR.name
+    file = descriptor_pb2.FileDescriptorProto(name=f"seesaw/{name}.proto", package="seesaw", syntax="proto3")
+    file.dependency.extend([model_pb2.DESCRIPTOR.name, original.DESCRIPTOR.file.name])
+    original.DESCRIPTOR.CopyToProto(file.message_type.add())
+    message = file.message_type[0]
+    for entry in message.nested_type:  # of the map from names to tensors
+        entry.field[1].type = _Field.TYPE_BYTES
+        entry.field[1].ClearField("type_name")
+    for field in filter(lambda f: f.type_name, message.field):
+        field.type_name = field.type_name.replace(f".{original.DESCRIPTOR.full_name}.", f".seesaw.{name}.")
+    pool = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    descriptor = pool.FindMessageTypeByName(f"seesaw.{name}")
+    # The name since protobuf 4.22, and the one before.
+    made = getattr(message_factory, "GetMessageClass", None)
+    return made(descriptor) if made is not None else message_factory.MessageFactory(pool).GetPrototype(descriptor)
+
+
+PredictRequest = _like(predict_pb2.PredictRequest)
+PredictResponse = _like(predict_pb2.PredictResponse)
+_FIELDS = {
+    np.float32: (types_pb2.DT_FLOAT, "float_val"),
+    np.float64: (types_pb2.DT_DOUBLE, "double_val"),
+    np.int32: (types_pb2.DT_INT32, "int_val"),
+    np.int64: (types_pb2.DT_INT64, "int64_val"),
+    np.bool_: (types_pb2.DT_BOOL, "bool_val"),
+    np.object_: (types_pb2.DT_STRING, "string_val"),
+}
+_FLOAT_VAL = bytes([5 << 3 | 2])  # field 5, of so many bytes
+
+
+def predict_response(spec: model_pb2.ModelSpec, outputs: Mapping[str, np.ndarray]) -> bytes:
+    """A serialized PredictResponse."""
+    response = PredictResponse(model_spec=spec)
+    for name, value in outputs.items():
+        response.outputs[name] = tensor_bytes(value)
+    return response.SerializeToString()
+
+
+def tensor_bytes(value: np.ndarray) -> bytes:
+    """A serialized TensorProto with its values in the field of their type, as TF Serving writes them: some clients read
+    no other."""
+    if value.dtype.type not in _FIELDS:  # a type that no ranker has
+        return tf.make_tensor_proto(value).SerializeToString()
+    dtype, field = _FIELDS[value.dtype.type]
+    proto = tensor_pb2.TensorProto(dtype=dtype)
+    for size in value.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if dtype != types_pb2.DT_FLOAT:
+        getattr(proto, field).extend(value.ravel().tolist())
+        return proto.SerializeToString()
+    # Packed floats are the same on the wire and in memory, and the last field may be appended.
+    floats = value.astype("<f4", copy=False).tobytes()
+    return proto.SerializeToString() + (_FLOAT_VAL + _varint(len(floats)) + floats if floats else b"")
+
+
+def array_of(tensor: bytes) -> np.ndarray:
+    """The array of a serialized TensorProto. Inverse of `tensor_bytes`, and of what else TF Serving may write.
+
+    Raises:
+      DecodeError: if it is none.
+    """
+    proto = tensor_pb2.TensorProto.FromString(tensor)
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    header = len(tensor) - 4 * math.prod(shape)
+    if len(proto.float_val) == math.prod(shape) > 0 and tensor[:header].endswith(
+        _FLOAT_VAL + _varint(len(tensor) - header)
+    ):
+        return np.frombuffer(tensor, "<f4", offset=header).reshape(shape).copy()  # that may be written to
+    return tf.make_ndarray(proto)
+
+
+def _varint(number: int) -> bytes:
+    found = []
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def dtype_of(tensor: bytes) -> int:
+    """The dtype of a serialized TensorProto, without the rest: serializers write fields in their order, dtype first.
+
+    Raises:
+      DecodeError: if it is none.
+    """
+    if len(tensor) > 1 and tensor[0] == 0x08 and tensor[1] < 0x80:
+        return tensor[1]
+    return tensor_pb2.TensorProto.FromString(tensor).dtype
