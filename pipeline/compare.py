@@ -19,7 +19,7 @@ from models.section import UserError
 from models.tasks import DEFAULT_TASKS, TaskConfig, outputs
 from pipeline.config import BeamConfig, Config
 from pipeline.local_runner import run_pipeline, user_error_in
-from pipeline.pipeline import RunInputs, create_pipeline
+from pipeline.pipeline import create_pipeline, resolve_inputs
 from pipeline.progress import say
 from pipeline.run_folder import RunFolder
 from serving.signatures import DESCRIPTION
@@ -27,8 +27,9 @@ from serving.signatures import DESCRIPTION
 LOGGED = "logged:"
 
 
-def join_logs(settings: Config, inputs: RunInputs, folder: RunFolder) -> Path:
+def join_logs(settings: Config, folder: RunFolder) -> Path:
     """Folder of the examples of the evaluation days, from the cache of a pipeline's folder or joined anew."""
+    inputs = resolve_inputs(settings, folder.root, schema_text="")
     result = run_pipeline(create_pipeline(settings, folder.root, inputs), folder, only=("LogExampleGen",))
     return result.output("LogExampleGen", "examples") / "Split-eval"
 

@@ -19,6 +19,8 @@ from components.example_validator import ExampleValidator
 from components.log_example_gen import LogExampleGen
 from components.log_example_gen.config import Window
 from components.log_example_gen.executor import JoinOptions
+from components.log_example_gen.forgotten import Forgotten
+from components.log_example_gen.window import inputs_fingerprint, resolve_window
 from components.offline_ab import OfflineABTest
 from components.promotion import Promotion
 from components.run_setup import RunSetup, run_values
@@ -91,6 +93,26 @@ def read_schema(config: Config) -> str:
             f"validation.schema: {path} does not exist; make it once from your logs with "
             f"'seesaw schema --config …', look it over, and keep it beside the configuration"
         ) from None
+
+
+def resolve_inputs(config: Config, root: Path, schema_text: str | None = None) -> RunInputs:
+    """Finds out what a run under a root reads now, by looking at the logs.
+
+    Args:
+      config: the configuration.
+      root: of the run; users forgotten there count.
+      schema_text: in place of the curated schema, for runs that need none.
+
+    Raises:
+      UserError: for what is missing of the logs or the schema.
+    """
+    window = resolve_window(config.logs, config.attribution, config.window)
+    files = inputs_fingerprint(config.logs, config.attribution, window)
+    return RunInputs(
+        window=window,
+        inputs_fingerprint=files + Forgotten.read(joined_uri(root)).digest,
+        schema_text=read_schema(config) if schema_text is None else schema_text,
+    )
 
 
 def repository_root(config: Config, root: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
+
+from models.features import Feature, IdFeature, IdListFeature
 
 KEYS = ("request_id", "item_id", "user_id", "event_time")
 MAX_DOMAIN = 30
@@ -15,7 +17,7 @@ def infer_schema(
     statistics: statistics_pb2.DatasetFeatureStatisticsList,
     labels: Sequence[str],
     keys: Sequence[str] = KEYS,
-    open_ended: Collection[str] = (),
+    features: Sequence[Feature] = (),
 ) -> schema_pb2.Schema:
     """Infers the schema of joined examples from the statistics of their training days.
 
@@ -28,7 +30,7 @@ def infer_schema(
       statistics: of one dataset.
       labels: names of the label columns.
       keys: columns that identify the row.
-      open_ended: columns whose values are never all known, however few there are so far: they get no domain.
+      features: as configured; those that say how to treat unknown ids expect some, and get no domain.
 
     Returns:
       The schema, features in the order of their names, without shapes: every column is read as sparse.
@@ -36,6 +38,7 @@ def infer_schema(
     import tensorflow_data_validation as tfdv
 
     schema = tfdv.infer_schema(statistics, infer_feature_shape=False, max_string_domain_size=MAX_DOMAIN)
+    open_ended = {f.name for f in features if isinstance(f, (IdFeature, IdListFeature)) and _expects_unknown(f)}
     (dataset,) = statistics.datasets
     seen = {(s.name or s.path.step[0]): _common(s) for s in dataset.features}
     for feature in schema.feature:
@@ -81,6 +84,10 @@ def _set_domain(feature: schema_pb2.Feature, is_id: bool) -> None:
 
 def _common(feature: statistics_pb2.FeatureNameStatistics) -> statistics_pb2.CommonStatistics:
     return getattr(feature, feature.WhichOneof("stats")).common_stats
+
+
+def _expects_unknown(feature: IdFeature | IdListFeature) -> bool:
+    return bool(feature.vocabulary or feature.hash_buckets or feature.shares)
 
 
 def _id_like(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.config import Config
 from pipeline.local_runner import run_pipeline
 from pipeline.monitor.checks import Check, alerts, calibration_checks, drift_checks, metric_checks, missing_slices
 from pipeline.monitor.drift import distances, read_statistics
-from pipeline.pipeline import RunInputs, create_pipeline, repository_root
+from pipeline.pipeline import create_pipeline, repository_root, resolve_inputs
 from pipeline.progress import Reporter
 from pipeline.run_folder import RunFolder
 from serving.model_repository import ASSETS, ModelRepository, Version
@@ -122,25 +121,18 @@ def watched_days(config: Config, version: Version) -> WindowConfig:
     return WindowConfig(last_day=last, train_days=1, eval_days=days)
 
 
-def watch(
-    config: Config,
-    folder: RunFolder,
-    out: Path,
-    inputs_of: Callable[[Config], RunInputs],
-    reporter: Reporter | None = None,
-) -> Watch:
+def watch(config: Config, folder: RunFolder, out: Path, reporter: Reporter | None = None) -> Watch:
     """Joins the days, scores them with the model in service and makes the checks.
 
     Args:
       config: the configuration.
       folder: of the pipeline; days that were joined already are taken from its cache.
       out: gets the scores.
-      inputs_of: finds out what a run of a configuration reads.
       reporter: is told of the components.
     """
     version = stable_version(config, folder.root)
     there = config.model_copy(update={"window": watched_days(config, version)})
-    inputs = inputs_of(there)
+    inputs = resolve_inputs(there, folder.root)
     done = run_pipeline(create_pipeline(there, folder.root, inputs), folder, reporter, only=("StatisticsGen",))
     examples = done.output("LogExampleGen", "examples") / "Split-eval"
     scorer = Scorer(name=f"version {version.number}", source=str(version.path), version=version.number)

@@ -9,12 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from components.log_example_gen.window import inputs_fingerprint, resolve_window
 from models.preprocessing import table_rows
 from pipeline.config import Config, load
 from pipeline.datasets.kuairand import convert
 from pipeline.local_runner import run_pipeline
-from pipeline.pipeline import RunInputs, create_pipeline, read_schema
+from pipeline.pipeline import create_pipeline, resolve_inputs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SOURCE = REPOSITORY.parent / "shared" / "data" / "kuairand"
@@ -54,9 +53,7 @@ class Slice:
 
 def prepare(config: Config, work: Path) -> tuple[tft.TFTransformOutput, Path]:
     """Joins and transforms the logs by the pipeline's own components: the transform, and the joined examples."""
-    window = resolve_window(config.logs, config.attribution, config.window)
-    fingerprint = inputs_fingerprint(config.logs, config.attribution, window)
-    inputs = RunInputs(window=window, inputs_fingerprint=fingerprint, schema_text=read_schema(config))
+    inputs = resolve_inputs(config, work / "run")
     run = run_pipeline(create_pipeline(config, (work / "run").resolve(), inputs), work / "run", only=("Transform",))
     return tft.TFTransformOutput(str(run.output("Transform", "transform_graph"))), run.output(
         "LogExampleGen", "examples"

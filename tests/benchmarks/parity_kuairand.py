@@ -34,14 +34,13 @@ from serving_process import ServerProcess
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tfx.utils import path_utils
 
-from components.log_example_gen.window import inputs_fingerprint, resolve_window
 from components.serving_check.check import rows_with_scores
 from components.serving_check.rows import Columns, Input, as_columns, inputs_of, requests, signature_defs
 from components.trainer import reference
 from pipeline.config import load
 from pipeline.datasets.kuairand import convert
 from pipeline.local_runner import RunResult, run_pipeline
-from pipeline.pipeline import RunInputs, create_pipeline, read_schema
+from pipeline.pipeline import create_pipeline, resolve_inputs
 from serving.client import Client, Scores
 from serving.fresh_process import FreshModel
 from serving.model_repository import ModelRepository
@@ -57,9 +56,7 @@ def train(source: Path, work: Path, rows: int) -> RunResult:
     """The pipeline up to its Trainer, which scores more rows than it does by itself."""
     convert(source, work / "logs")
     config = load(CONFIG, logs=work / "logs", overrides=DAYS)
-    window = resolve_window(config.logs, config.attribution, config.window)
-    fingerprint = inputs_fingerprint(config.logs, config.attribution, window)
-    inputs = RunInputs(window=window, inputs_fingerprint=fingerprint, schema_text=read_schema(config))
+    inputs = resolve_inputs(config, work / "run")
     # TFX loads run_fn anew, so what it imports is what has to change.
     reference.score_reference = functools.partial(reference.score_reference, rows=rows + 4096)
     return run_pipeline(create_pipeline(config, (work / "run").resolve(), inputs), work / "run", only=("Trainer",))

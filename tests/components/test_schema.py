@@ -7,6 +7,7 @@ from tfx.utils import io_utils
 from components.example_validator.executor import find_anomalies
 from components.schema import infer_schema, with_weight
 from components.schema.executor import Executor
+from models.features import IdFeature
 from models.section import UserError
 from tests.components.toy_artifacts import artifact, statistics_of
 
@@ -118,9 +119,13 @@ def test_wrong_schema_is_refused(tmp_path, text, message):
     assert not list((tmp_path / "schema").iterdir())
 
 
-def test_columns_with_an_open_end_get_no_domain():
+def test_features_that_expect_unknown_ids_get_no_domain():
     statistics = statistics_of(columns())
-    schema = infer_schema(statistics, labels=["click", "purchase"], open_ended=["device"])
+    features = [
+        IdFeature(kind="id", name="device", side="context", hash_buckets=10),
+        IdFeature(kind="id", name="gender", side="user"),
+    ]
+    schema = infer_schema(statistics, labels=["click", "purchase"], features=features)
     domains = {f.name: f.domain for f in schema.feature}
     assert domains["device"] == "" and domains["gender"] == "gender"
     assert "device" not in [d.name for d in schema.string_domain]

@@ -14,14 +14,12 @@ from rich.table import Table
 
 from models.runtime import prepare_process
 from models.section import UserError
-from pipeline.cli import ConfigOption, LogsOption, SetOption, VerboseOption, _clean_errors, _load, _out
+from pipeline.cli.common import ConfigOption, LogsOption, SetOption, VerboseOption, read_config, stdout
 
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.kubeflow.compiler import Compiled
     from pipeline.kubeflow.service import Service
-
-app = typer.Typer(no_args_is_help=True, help="The same pipeline on Kubeflow: compile, run, schedule.")
 
 ImageOption = Annotated[
     str | None, typer.Option("--image", metavar="IMAGE", help="Image, in place of `kubeflow.image` of the file.")
@@ -43,11 +41,7 @@ DryRunOption = Annotated[
 ]
 
 
-@app.command(
-    "compile", epilog="Example: `seesaw kubeflow compile --config shop.yaml --image shop:1 --out pipeline.yaml`"
-)
-@_clean_errors
-def compile_(
+def compile(
     config: ConfigOption,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")],
     image: ImageOption = None,
@@ -56,7 +50,7 @@ def compile_(
     verbose: VerboseOption = False,
 ) -> None:
     """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
-    console = _out()
+    console = stdout()
     with console.status("compiling"):
         compiled = _compiled(_settings(config, logs, overrides, verbose), image)
     if out.suffix not in (".yaml", ".yml"):
@@ -69,8 +63,6 @@ def compile_(
         console.print(f"  {name}: {default}", markup=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: `seesaw kubeflow submit --config shop.yaml --param last_day=2026-01-31`")
-@_clean_errors
 def submit(
     config: ConfigOption,
     params: ParamOption = None,
@@ -92,8 +84,6 @@ def submit(
         service.submit(compiled, _parameters(params), again=again)
 
 
-@app.command(epilog="Example: `seesaw kubeflow schedule --config shop.yaml --dry-run`")
-@_clean_errors
 def schedule(
     config: ConfigOption,
     image: ImageOption = None,
@@ -116,8 +106,6 @@ def schedule(
             service.schedule(compiled)
 
 
-@app.command(epilog="Example: `seesaw kubeflow runs --config shop.yaml`")
-@_clean_errors
 def runs(
     config: ConfigOption,
     host: HostOption = None,
@@ -133,11 +121,9 @@ def runs(
         table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(row.name, row.state.lower(), row.first_day, row.last_day, row.created[:19], row.run_id)
-    _out().print(table)
+    stdout().print(table)
 
 
-@app.command(epilog="Example: `seesaw kubeflow backfill --config shop.yaml --from 2026-01-10 --to 2026-01-20`")
-@_clean_errors
 def backfill(
     config: ConfigOption,
     first: Annotated[str, typer.Option("--from", metavar="YYYY-MM-DD", help="Last day of the first window.")],
@@ -163,7 +149,7 @@ def backfill(
 
 def _settings(config: Path, logs: Path | None, overrides: list[str] | None, verbose: bool) -> Config:
     prepare_process(verbose=verbose)
-    return _load(config, logs, None, overrides)
+    return read_config(config, logs, None, overrides)
 
 
 def _with_host(settings: Config, host: str | None) -> Config:
@@ -175,7 +161,7 @@ def _with_host(settings: Config, host: str | None) -> Config:
 def _prepared(
     config: Path, image: str | None, host: str | None, logs: Path | None, overrides: list[str] | None, verbose: bool
 ) -> tuple[Config, Compiled]:
-    with _out().status("compiling"):
+    with stdout().status("compiling"):
         settings = _with_host(_settings(config, logs, overrides, verbose), host)
         return settings, _compiled(settings, image)
 
@@ -196,7 +182,7 @@ def _compiled(settings: Config, image: str | None) -> Compiled:
 def _service(settings: Config, dry_run: bool) -> Iterator[Service]:
     from pipeline.kubeflow import service
 
-    console = _out()
+    console = stdout()
 
     def echo(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
