@@ -66,8 +66,12 @@ def not_found(message: str) -> ServingError:
 
 
 def of_tensorflow(error: tf.errors.OpError) -> ServingError:
-    """The code and the text of an error in the graph, without the Python that TensorFlow adds to the text."""
-    return ServingError(code_of(error), error.message.split("\n\nOriginal stack trace")[0])
+    """The code and the text of an error in the graph, as the C++ session gives it.
+
+    TensorFlow's Python raises it again with a heading, and with the places in the Python code that made the graph.
+    """
+    first = error.__context__ if isinstance(error.__context__, tf.errors.OpError) else error
+    return ServingError(code_of(error), first.message)
 
 
 def code_of(error: Exception) -> StatusCode:

@@ -79,7 +79,7 @@ class LoadedModel:
         try:
             found = call(np.array([inputs[alias] for alias in order], dtype=object))
         except tf.errors.OpError as error:
-            _parsed(inputs)  # whose error names the input
+            _check_ranks(self.signatures[name], _parsed(inputs))  # whose errors name the input
             raise of_tensorflow(error) from None
         except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
             raise invalid(bytes(error.object).decode(errors="replace")) from None
@@ -258,14 +258,25 @@ def _check_outputs(definition: meta_graph_pb2.SignatureDef, outputs: Collection[
 def _parsed(inputs: Inputs) -> dict[str, np.ndarray]:
     """The inputs as arrays; raises the error of the first TensorProto that is not one."""
     found = {}
-    for alias, proto in sorted(inputs.items()):
+    for alias, serialized in sorted(inputs.items()):
         try:
-            found[alias] = tf.make_ndarray(tensor_pb2.TensorProto.FromString(proto))
+            proto = tensor_pb2.TensorProto.FromString(serialized)
+            if any(dim.size < 0 for dim in proto.tensor_shape.dim):  # which NumPy would take for "whatever fits"
+                raise ValueError("a dimension is negative")
+            found[alias] = tf.make_ndarray(proto)
         except DecodeError:
             raise _no_tensor(alias) from None
         except Exception:
             raise invalid(f"tensor parsing error: {alias}") from None
     return found
+
+
+def _check_ranks(definition: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
+    for alias, value in inputs.items():
+        sizes = [dim.size if dim.size >= 0 else "?" for dim in definition.inputs[alias].tensor_shape.dim]
+        if value.ndim != len(sizes):
+            shapes = ["[" + ",".join(map(str, shape)) + "]" for shape in (sizes, value.shape)]
+            raise invalid(f"input '{alias}': expected shape {shapes[0]}, got {shapes[1]}")
 
 
 def _no_tensor(alias: str) -> ServingError:

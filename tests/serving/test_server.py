@@ -270,6 +270,8 @@ BAD = {
     "unknown label": (replaced(), {"label": "gold"}, "INVALID_ARGUMENT", "Unrecognized servable version label: gold"),
     "unknown signature": (replaced(), {"signature": "rnak"}, "FAILED_PRECONDITION", 'key "rnak" not found'),
     "no model": (replaced(), {"model": ""}, "INVALID_ARGUMENT", "name"),
+    "a scalar": (replaced(user="a"), {}, "INVALID_ARGUMENT", "input 'user': expected shape [1], got []"),
+    "a table": (replaced(price=[[1.0] * 20]), {}, "INVALID_ARGUMENT", "'price': expected shape [?], got [1,20]"),
 }
 
 
@@ -294,6 +296,7 @@ BAD_BODIES = {
     "no JSON": (b'{"inputs": ', 400, "JSON Parse error"),
     "nothing": (b"", 400, "The document is empty"),
     "a list": (b"[]", 400, "Is not object"),
+    assert "Graph execution error" not in caught.value.details() and 'File "' not in caught.value.details()
     "no inputs": ({"signature_name": "rank"}, 400, "Missing 'inputs' or 'instances' key"),
     "both": ({"inputs": {}, "instances": []}, 400, "only one of 'inputs' or 'instances'"),
     "no instances": ({"instances": []}, 400, "No values in 'instances' array"),
@@ -370,6 +373,15 @@ def test_a_truncated_message_is_an_internal_error(channel, still_serving):
 
 @pytest.mark.parametrize("tensor", [b"\xff\xff", b"\x08\x01\x22\x7f"], ids=["no protobuf", "float, and then cut off"])
 def test_a_tensor_that_is_no_message_is_an_internal_error_and_named(channel, still_serving, tensor):
+def test_a_negative_dimension_is_named_and_no_code_of_the_server_is_told(stub, still_serving):
+    request = message(as_request(one_request(20)), "rank")
+    request.inputs["price"].tensor_shape.dim[0].size = -20
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Predict(request, 60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "tensor parsing error: price"
+
+
     request = PredictRequest.FromString(message(as_request(one_request(20)), "rank").SerializeToString())
     request.inputs["price"] = tensor
     call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
