@@ -23,6 +23,7 @@ class Admission:
     def __init__(self, running: int, waiting: int):
         self._free = running
         self._most = waiting
+        self._places = threading.BoundedSemaphore(running + waiting)
         self._queue: deque[threading.Event] = deque()
         self._lock = threading.Lock()
 
@@ -43,15 +44,32 @@ class Admission:
         finally:
             self._end()
 
+    @contextmanager
+    def place(self):
+        """Bounds the requests that run or wait where not all of them wait for a turn, as in a batch.
+
+        Raises:
+          ServingError: UNAVAILABLE where too many do.
+        """
+        if not self._places.acquire(blocking=False):
+            raise self._full()
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _full(self) -> ServingError:
+        return ServingError(
+            StatusCode.UNAVAILABLE, f"The queue of requests is full: {self._most} are waiting; try again later"
+        )
+
     def _begin(self, seconds: float | None) -> None:
         with self._lock:
             if self._free:
                 self._free -= 1
                 return
             if len(self._queue) >= self._most:
-                raise ServingError(
-                    StatusCode.UNAVAILABLE, f"The queue of requests is full: {self._most} are waiting; try again later"
-                )
+                raise self._full()
             turn = threading.Event()
             self._queue.append(turn)
         deadline = None if seconds is None else time.monotonic() + seconds

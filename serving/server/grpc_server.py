@@ -61,7 +61,7 @@ class GrpcServer:
     Args:
       requests: what answers.
       address: 'host:port'; port 0 takes a free one.
-      threads: requests that it may hold at a time, running or waiting; more are refused with RESOURCE_EXHAUSTED.
+      threads: more than the requests that may run or wait, so that the others are refused at once.
       max_bytes: size limit of a request.
     """
 

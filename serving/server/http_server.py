@@ -43,7 +43,7 @@ class HttpServer:
     Args:
       requests: what answers.
       host, port: where; port 0 takes a free one.
-      threads: requests that it may hold at a time, running or waiting.
+      threads: more than the requests that may run or wait, so that the others are refused at once.
       max_bytes: size limit of a request's body.
     """
 

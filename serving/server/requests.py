@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,7 +80,9 @@ class Requests:
         try:
             if not request.HasField("model_spec"):
                 raise invalid("Missing ModelSpec")
-            with self.manager.find(request.model_spec) as servable:
+            # Of a batch only the first request asks for a turn.
+            place = self.admission.place() if self._batching is not None else contextlib.nullcontext()
+            with place, self.manager.find(request.model_spec) as servable:
                 version = str(servable.version)
                 found = self._run(servable, request, seconds)
             signature = request.model_spec.signature_name

@@ -500,6 +500,27 @@ def test_answers_are_logged_with_the_id_of_the_request(server, stub, expected):
         np.testing.assert_allclose([r["served_pctr"] for r in logged], expected[version - 1]["pctr"], atol=1e-6)
         for sent, row in zip(rows, logged):
             assert row["item"] == (sent["item"][0].decode() if sent["item"] else None)
+def test_requests_that_wait_for_a_batch_fill_the_queue(server):
+    """One may run and three may wait; the others are sent away while the batch is still being filled."""
+    batching = Batching(max_batch_size=64, timeout_micros=1_000_000)
+    requests = Requests(server.manager, Admission(1, 3), Metrics(), batching=batching)
+    small = message(as_columns(one_request(1)), "predict", version=2)
+
+    def send(request):
+        started = time.perf_counter()
+        try:
+            requests.predict(PredictRequest.FromString(request.SerializeToString()), "GRPC", 60)
+        except ServingError as error:
+            return error.code.name, time.perf_counter() - started
+        return "OK", time.perf_counter() - started
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(send, [small] * 12))
+    assert sorted(code for code, _ in answers) == ["OK"] * 4 + ["UNAVAILABLE"] * 8
+    assert max(took for code, took in answers if code == "UNAVAILABLE") < 1
+    assert send(message(as_request(one_request(2)), "rank"))[0] == "OK"
+
+
             assert (row["history"] or []) == [v.decode() for v in sent["history"]]
     by_rank, by_predict = (next(iter(found[r].values())) for r in ("by-grpc", "by-rest"))
     assert sorted(r["served_position"] for r in by_rank) == list(range(1, 21))
