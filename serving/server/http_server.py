@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import re
@@ -132,13 +133,15 @@ class HttpServer:
             return _error(500, f"{type(error).__name__}: {error}")
 
     def _predict(self, spec: model_pb2.ModelSpec, body: bytes, request_id: str | None) -> bytes:
-        document = parse(body)
-        spec.signature_name = document.get("signature_name", "")
-        with self._requests.manager.find(spec) as servable:
-            name = spec.signature_name or "serving_default"
-            if name not in servable.loaded.signatures:
-                raise invalid(f'Serving signature name: "{name}" not found in signature def')
-            inputs, form = inputs_of(document, servable.loaded.signatures[name])
+        with contextlib.ExitStack() as held:
+            with self._requests.counting_refusals("REST"):
+                document = parse(body)
+                spec.signature_name = document.get("signature_name", "")
+                servable = held.enter_context(self._requests.manager.find(spec))
+                name = spec.signature_name or "serving_default"
+                if name not in servable.loaded.signatures:
+                    raise invalid(f'Serving signature name: "{name}" not found in signature def')
+                inputs, form = inputs_of(document, servable.loaded.signatures[name])
             # The version whose signature was read: a reload may come in between.
             spec.version.value = servable.version
             request = PredictRequest(model_spec=spec)

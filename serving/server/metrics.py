@@ -50,4 +50,5 @@ class Metrics:
         for model, labels in serving.items():
             for label, version in labels.items():
                 self.versions.labels(model, label).set(version)
-        return prometheus.generate_latest(self.registry)
+        # The library ends every counter's name in _total; TF Serving does not.
+        return prometheus.generate_latest(self.registry).replace(b"request_count_total", b"request_count")

@@ -102,6 +102,15 @@ class Requests:
             self.metrics.requests.labels(known, version, entrypoint, status.name).inc()
             self.metrics.latency.labels(known, "Predict", entrypoint).observe(1e6 * (time.perf_counter() - arrived))
 
+    @contextlib.contextmanager
+    def counting_refusals(self, entrypoint: Entrypoint) -> Iterator[None]:
+        """Counts what cannot even be made a request to `predict`."""
+        try:
+            yield
+        except ServingError as error:
+            self.metrics.requests.labels("", "", entrypoint, error.code.name).inc()
+            raise
+
     def _run(
         self, servable: Servable, request: PredictRequest, seconds: float | None
     ) -> Mapping[str, np.ndarray]:

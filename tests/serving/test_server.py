@@ -445,8 +445,9 @@ def test_metrics_and_health(server, channel, stub):
     status, text = http_call(server, "GET", "/monitoring/prometheus/metrics", raw=True)
     assert status == 200
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    series = ':tensorflow:serving:request_count_total{entrypoint="GRPC",model_name="shop",status="OK",version="2"}'
-    assert float(values[series]) >= 1
+    counts = ":tensorflow:serving:request_count"
+    assert float(values[counts + '{entrypoint="GRPC",model_name="shop",status="OK",version="2"}']) >= 1
+    assert f"# TYPE {counts} counter" in text.splitlines()
     assert float(values[':seesaw:serving:label_version{label="stable",model_name="shop"}']) == 2
     health = health_pb2_grpc.HealthStub(channel)
     for service in ("", "tensorflow.serving.PredictionService"):
@@ -458,6 +459,12 @@ def test_requests_that_are_joined_get_what_they_would_get_alone(server, expected
     rows = one_request(20)
     batching = Batching(max_batch_size=64, timeout_micros=300_000)
     requests = Requests(server.manager, Admission(2, 100), Metrics(), batching=batching)
+    # A request by REST that gets no further than its JSON counts as well.
+    refused = counts + '{entrypoint="REST",model_name="",status="INVALID_ARGUMENT",version=""}'
+    http_call(server, "POST", "/v1/models/shop:predict", b"{")
+    again = http_call(server, "GET", "/monitoring/prometheus/metrics", raw=True)[1]
+    after = dict(line.rsplit(" ", 1) for line in again.splitlines() if not line.startswith("#"))
+    assert float(after[refused]) == float(values.get(refused, 0)) + 1
     asked = []
     for i in range(12):
         some = rows[i : i + 1 + i % 4]
