@@ -20,8 +20,10 @@ from serving.server.requests import Requests
 from serving.wire import PredictRequest, predict_response
 
 _LOG = logging.getLogger(__name__)
-SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
-"""Names under which health may be asked for; '' is the whole server."""
+SERVICES = ("", "PredictionService", "ModelService")
+"""Names under which health may be asked for, TF Serving's; '' is the whole server."""
+# It would log a stack for every message that cannot be parsed; the client gets INTERNAL for it.
+logging.getLogger("grpc._common").setLevel(logging.CRITICAL)
 
 
 class PredictionService:

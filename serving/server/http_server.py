@@ -19,7 +19,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2
 
 from models.section import UserError
 from serving.served_log import REQUEST_HEADER
-from serving.server.errors import HTTP_STATUS, ServingError, invalid
+from serving.server.errors import HTTP_STATUS, ServingError, invalid, not_found
 from serving.server.requests import Requests
 from serving.server.rest_json import body_of, inputs_of, parse
 from serving.wire import PredictRequest
@@ -27,6 +27,7 @@ from serving.wire import PredictRequest
 _MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/(?:versions/(?P<version>\d+)|labels/(?P<label>[^/:]+)))?"
 _PREDICT = re.compile(_MODEL + r":(?P<method>classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(_MODEL + r"(?P<metadata>/metadata)?", re.IGNORECASE)
+_NO_MODEL = re.compile(r"/v1/models(/metadata)?", re.IGNORECASE)
 METRICS = "/monitoring/prometheus/metrics"
 
 # Renamed in protobuf 26.
@@ -126,6 +127,10 @@ class HttpServer:
             if method == "GET" and (found := _STATUS.fullmatch(path)):
                 message = self._metadata(_spec(found)) if found["metadata"] else self._status(_spec(found))
                 return 200, message.encode(), "application/json"
+            if method == "GET" and _NO_MODEL.fullmatch(path):
+                raise invalid("Missing model name in request.")
+            if not path.lower().startswith("/v1/"):
+                raise not_found(f"Not found: {path}; the API is below /v1/models/")
             raise invalid(f"Malformed request: {method} {path}")
         except ServingError as error:
             return _error(HTTP_STATUS[error.code], error.message)
@@ -152,7 +157,14 @@ class HttpServer:
 
     def _metadata(self, spec: model_pb2.ModelSpec) -> str:
         request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-        return _as_json(self._requests.metadata(request))
+        response = self._requests.metadata(request)
+        # As TF Serving writes it: the map itself, and not an Any that says its type.
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        parts = {"model_spec": response.model_spec, "signature_def": signatures}
+        written = {name: json.loads(_as_json(part)) for name, part in parts.items()}
+        document = {"model_spec": written["model_spec"], "metadata": {"signature_def": written["signature_def"]}}
+        return json.dumps(document, indent=1)
 
     def _status(self, spec: model_pb2.ModelSpec) -> str:
         return _as_json(self._requests.status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec)))

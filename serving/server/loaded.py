@@ -33,7 +33,8 @@ class LoadedModel:
       path: its folder.
 
     Attributes:
-      signatures: definitions by name.
+      definitions: of all signatures, by name.
+      signatures: those that can be run, by name.
       columns: the exposure log's column of each feature that has another name there.
 
     Raises:
@@ -44,9 +45,8 @@ class LoadedModel:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         meta_graph = _read(self.path)
-        self.signatures: dict[str, meta_graph_pb2.SignatureDef] = {
-            name: signature for name, signature in meta_graph.signature_def.items() if signature.method_name
-        }
+        self.definitions: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
+        self.signatures = {name: signature for name, signature in self.definitions.items() if signature.method_name}
         # What initialises the model, and no way to score.
         self.signatures.pop("__saved_model_init_op", None)
         self._graph = tf.Graph()

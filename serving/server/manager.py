@@ -124,12 +124,8 @@ class ModelManager:
         with self._lock:
             model = self._models.get(spec.name)
             statuses = dict(model.statuses) if model else {}
-            if spec.WhichOneof("version_choice") == "version_label":
-                version = model.labels.get(spec.version_label) if model else None
-                if version is None:
-                    raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-                statuses = {version: statuses[version]}
-            elif spec.WhichOneof("version_choice") == "version":
+            # As in TF Serving, a label does not count here.
+            if spec.WhichOneof("version_choice") == "version":
                 number = spec.version.value
                 if number not in statuses:
                     raise not_found(f"Could not find version {number} of model {spec.name}")

@@ -151,7 +151,7 @@ class Requests:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         with self.manager.find(request.model_spec) as servable:
-            for name, definition in servable.loaded.signatures.items():
+            for name, definition in servable.loaded.definitions.items():
                 signatures.signature_def[name].CopyFrom(definition)
             response.model_spec.CopyFrom(model_spec(servable.model, servable.version))
         response.metadata[_SIGNATURES].Pack(signatures)

@@ -179,7 +179,8 @@ def _converted(flat: list, dtype: tf.DType, name: str) -> np.ndarray:
     if dtype == tf.string:
         return np.array([v.encode() if isinstance(v, str) else v for v in flat], dtype=object)
     try:
-        array = np.array(flat, dtype=dtype.as_numpy_dtype)
+        with np.errstate(over="ignore"):  # which is told below
+            array = np.array(flat, dtype=dtype.as_numpy_dtype)
     except OverflowError:
         array = np.array([np.inf])
     if dtype.is_floating:
