@@ -122,7 +122,7 @@ class Client:
       log: keeps what was answered, where the server does not.
 
     Raises:
-      UserError: for both a label and a version, or a share that is none.
+      UserError: for a share or a transport that is none.
     """
 
     def __init__(
@@ -371,7 +371,10 @@ class _Rest(_Transport):
     ) -> dict[str, Any]:
         headers = {REQUEST_HEADER: request_id} if request_id is not None else None
         try:
-            answer = self._pool.request(method, self._base + path, body=body, timeout=timeout, headers=headers)
+            limit = urllib3.Timeout(total=timeout)
+            answer = self._pool.request(method, self._base + path, body=body, timeout=limit, headers=headers)
+        except urllib3.exceptions.NewConnectionError as error:  # which is a time-out to urllib3 1, and none to 2
+            raise _error(grpc.StatusCode.UNAVAILABLE, str(error)) from None
         except urllib3.exceptions.TimeoutError:
             raise _error(grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer within {timeout:.3f} s") from None
         except urllib3.exceptions.HTTPError as error:

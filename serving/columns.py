@@ -44,6 +44,8 @@ def columns_of(rows: Rows, inputs: Mapping[str, Input]) -> dict[str, Column]:
     if isinstance(rows, (pa.Table, pa.RecordBatch)):
         given = {name: rows.column(i).to_pylist() for i, name in enumerate(rows.schema.names)}
         count = rows.num_rows
+    elif isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in rows):
+        raise UserError(f"expected dicts by feature name, or an Arrow table, got {str(rows)[:80]}")
     else:
         count = len(rows)
         names = rows[0].keys() if rows else ()
@@ -65,11 +67,23 @@ def _column(name: str, kind: Input, values: list) -> Column:
         return [row + [b""] * (width - len(row)) for row in lists]
     if kind.text:
         return _texts(name, values)
-    try:
-        return np.array([math.nan if v is None else v for v in values] if None in values else values, dtype=np.float32)
-    except (TypeError, ValueError):
+    return _numbers(name, values)
+
+
+def _numbers(name: str, values: list) -> np.ndarray:
+    types = set(map(type, values))
+    # NumPy would take '9.5' for a number, and a list for a row.
+    if not all(issubclass(t, (int, float, np.number, type(None))) for t in types):
         wrong = next(v for v in values if v is not None and not isinstance(v, (int, float, np.number)))
-        raise UserError(f"feature '{name}': expected numbers, got {wrong!r}") from None
+        raise UserError(f"feature '{name}': expected numbers, got {wrong!r}")
+    if type(None) in types:
+        values = [math.nan if v is None else v for v in values]
+    try:
+        with np.errstate(over="raise"):
+            return np.array(values, dtype=np.float32)
+    except (FloatingPointError, OverflowError):
+        largest = max((v for v in values if v - v == 0), key=abs)
+        raise UserError(f"feature '{name}': expected numbers that fit into float32, got {largest!r:.40}") from None
 
 
 def _list(name: str, value: Any) -> Sequence | np.ndarray:

@@ -154,6 +154,11 @@ def test_lists_of_other_lengths_are_padded(client, scripted):
         ({"price": 3}, [{}], "'price' is no feature"),
         ({}, [{"user": "u"}], "'user' is no feature of the model here, expected some of item, price"),
         ({}, [{"price": "cheap"}], "feature 'price': expected numbers, got 'cheap'"),
+        ({}, [{"price": 1}, {"price": "9.5"}], "feature 'price': expected numbers, got '9.5'"),
+        ({}, [{"price": [1.0]}], "feature 'price': expected numbers, got [1.0]"),
+        ({}, [{"price": 1.0}, {"price": -1e300}], "'price': expected numbers that fit into float32, got -1e+300"),
+        ({}, {"item": "p1"}, "expected dicts by feature name, or an Arrow table, got {'item': 'p1'}"),
+        ([{"user": "u"}], [{}], "expected dicts by feature name, or an Arrow table, got [[{'user': 'u'}]]"),
         ({}, [{"item": 1.5}], "feature 'item': expected text or whole numbers, got 1.5"),
         ({"history": "a|b"}, [{}], "feature 'history': expected a list, got 'a|b'"),
     ],
@@ -211,9 +216,12 @@ def test_an_answer_that_takes_too_long(scripted):
         assert len(scripted.requests) == 1
 
 
-def test_a_server_that_is_not_there():
-    with Client("127.0.0.1:1", "shop", timeout=2, retries=1) as client, pytest.raises((Overloaded, DeadlineExceeded)):
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_a_server_that_is_not_there(transport):
+    client = Client("127.0.0.1:1", "shop", transport=transport, timeout=20, retries=1)
+    with client, pytest.raises(Overloaded) as caught:
         client.rank({}, ITEMS)
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE and "Connection refused" in caught.value.message
 
 
 def test_the_signature_is_asked_for_once_and_again_after_a_bad_request(client, scripted):
