@@ -1,4 +1,4 @@
-"""README.md against the code: its example works, its commands exist, its tables are complete.
+"""README.md and the configuration's table against the code: the example works, commands exist, tables are complete.
 
 The table of the configuration is generated; after a change of the configuration:
     .venv/bin/python -m tests.pipeline.test_readme
@@ -37,7 +37,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match[1], match[2]) for match in FENCE.finditer(TEXT)]
 PROSE = FENCE.sub("", TEXT)
 CODE = re.findall(r"`([^`\n]+)`", PROSE)
-TABLE = re.compile(r"(?<=<!-- configuration -->\n).*(?=<!-- /configuration -->)", re.DOTALL)
+CONFIGURATION = REPOSITORY / "pipeline" / "configs" / "README.md"
+TABLE = re.compile(r"^\| key .*", re.MULTILINE | re.DOTALL)  # to the end of the file
 
 
 # The table of the configuration.
@@ -205,11 +206,12 @@ def _type(prop: dict[str, Any]) -> str:
 
 
 def test_the_table_is_that_of_the_configuration():
-    assert TABLE.search(TEXT)[0] == configuration_table(), "run: .venv/bin/python -m tests.pipeline.test_readme"
+    found = TABLE.search(CONFIGURATION.read_text(encoding="utf-8"))[0]
+    assert found == configuration_table(), "run: .venv/bin/python -m tests.pipeline.test_readme"
 
 
 def test_the_table_has_every_key_with_its_meaning():
-    listed = re.findall(r"^\| \**`([^`]+)`\** \|.*\| (.*) \|$", TABLE.search(TEXT)[0], re.MULTILINE)
+    listed = re.findall(r"^\| \**`([^`]+)`\** \|.*\| (.*) \|$", configuration_table(), re.MULTILINE)
     assert listed and all(meaning for _, meaning in listed)
     paths = [path for path, _ in listed]
     schema = json_schema()
@@ -421,7 +423,8 @@ def test_json_in_the_readme_parses():
 
 
 def rewrite() -> None:
-    README.write_text(TABLE.sub(lambda _: configuration_table(), TEXT), encoding="utf-8")
+    text = CONFIGURATION.read_text(encoding="utf-8")
+    CONFIGURATION.write_text(TABLE.sub(lambda _: configuration_table(), text), encoding="utf-8")
 
 
 if __name__ == "__main__":
