@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
+from models.section import UserError
 from serving.native import LIBRARY, NativeError, NativeModel
 from serving.server.errors import LoadError, ServingError, StatusCode, code_of, invalid, of_tensorflow
 from serving.transform_graph import DESCRIPTION, check_transform
@@ -59,9 +60,14 @@ class LoadedModel:
         except ServingError as error:
             self.close()
             raise LoadError(error.code, f"{self.path}: a warm-up request failed: {error.message}") from None
+        except LoadError:
+            self.close()
+            raise
         except Exception as error:
             self.close()
-            raise LoadError(_refusal(self.path), f"{self.path}: cannot be loaded: {error}") from error
+            said = of_tensorflow(error).message if isinstance(error, tf.errors.OpError) else str(error)
+            told = said if isinstance(error, UserError) else f"{self.path}: cannot be loaded: {said}"
+            raise LoadError(_refusal(self.path), told) from error
 
     def run(self, signature: str, inputs: Inputs, outputs: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs a signature.
@@ -144,8 +150,7 @@ class LoadedModel:
             for name, definition in self.signatures.items():
                 self.run(name, {alias: _one_row(info) for alias, info in definition.inputs.items()})
             return
-        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            log = prediction_log_pb2.PredictionLog.FromString(record)
+        for log in _warm_up_logs(file):
             if log.HasField("predict_log"):
                 request = log.predict_log.request
                 inputs = {alias: proto.SerializeToString() for alias, proto in request.inputs.items()}
@@ -188,6 +193,16 @@ class Servable:
         self.loaded.close()
         if self._released is not None:
             self._released()
+
+
+def _warm_up_logs(file: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
+    try:
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            yield prediction_log_pb2.PredictionLog.FromString(record)
+    except (tf.errors.DataLossError, DecodeError) as error:
+        # The codes are those of TF Serving's saved_model_warmup_util.cc.
+        code = StatusCode.INVALID_ARGUMENT if isinstance(error, DecodeError) else StatusCode.DATA_LOSS
+        raise LoadError(code, f"{file}: cannot be read; the file is damaged or half copied") from None
 
 
 def _read(path: Path) -> meta_graph_pb2.MetaGraphDef:

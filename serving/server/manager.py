@@ -43,6 +43,7 @@ class _Model:
         self.available: dict[int, Servable] = {}
         self.labels: dict[str, int] = {}
         self.statuses: dict[int, _Status] = {}
+        self.trouble = ""  # why the last look at the repository changed nothing
 
 
 class ModelManager:
@@ -75,8 +76,11 @@ class ModelManager:
                     self._models[name] = _Model(ModelRepository(self.root, name))
                 try:
                     self._update(name, self._models[name])
+                    self._models[name].trouble = ""
                 except UserError as error:  # such as a label file that is damaged
-                    _LOG.error("model %s stays as it is: %s", name, error)
+                    if self._models[name].trouble != str(error):  # once, and not at every look
+                        _LOG.error("model %s stays as it is: %s", name, error)
+                    self._models[name].trouble = str(error)
             if self._freed:
                 self._freed = False
                 _give_memory_back()

@@ -96,8 +96,23 @@ def test_a_damaged_version_has_the_code_of_the_loader_of_tf_serving(exported, si
     damage(model)
     with pytest.raises(LoadError) as caught:
         LoadedModel(model)
-    assert str(model) in str(caught.value)
+    assert str(model) in str(caught.value) and "Graph execution error" not in str(caught.value)
     assert caught.value.code == code_of_the_cpp_loader(model, signature)
+
+
+@pytest.mark.parametrize("cut_off, code", [(True, StatusCode.DATA_LOSS), (False, StatusCode.INVALID_ARGUMENT)])
+def test_damaged_warm_up_requests_are_named(exported, cut_off, code, tmp_path):
+    """The codes of saved_model_warmup_util.cc: of a record that is cut off, and of one that is no PredictionLog."""
+    model = shutil.copytree(exported, tmp_path / "model")
+    file = model / "assets.extra" / "tf_serving_warmup_requests"
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        writer.write(b"no message")
+    if cut_off:
+        file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(LoadError) as caught:
+        LoadedModel(model)
+    assert str(caught.value) == f"{file}: cannot be read; the file is damaged or half copied"
+    assert caught.value.code == code
 
 
 def test_the_version_in_service_goes_on_and_the_status_tells_why_the_other_does_not(exported, signature, tmp_path):

@@ -200,6 +200,8 @@ def test_a_damaged_label_file_leaves_everything_as_it_is(manager, publish, repos
     manager.update()
     assert answering(manager, label="stable") == 1
     assert "labels.json: expected JSON" in caplog.text
+    manager.update()
+    assert caplog.text.count("expected JSON") == 1  # told once, though it is looked at every second
 
 
 def test_a_version_whose_folder_is_gone_leaves_the_one_in_service(manager, publish, repository):
