@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from models.section import UserError
 from serving.client import Client, ClientError
 from serving.columns import Input
 
@@ -29,7 +30,7 @@ class LoadResult:
       candidates: candidates of a request.
       latencies: seconds from the scheduled arrival of each request that was answered to its answer, sorted.
       errors: failed requests by code.
-      seconds: from the first arrival to the last answer.
+      seconds: the time of the arrivals, or to the last answer where that came later.
       late: seconds from the last arrival to the last answer: what had piled up by then.
     """
 
@@ -59,7 +60,7 @@ def load(
     seed: int = 0,
     threads: int = 64,
 ) -> LoadResult:
-    """Sends requests at random moments (a Poisson process) of a mean rate.
+    """Sends requests at random moments (a Poisson process that has its mean number of arrivals) at a rate.
 
     A request's latency counts from the moment for which it was scheduled, so that a stall of the server, or of this
     client, shows in every request that it held up, and not in one (the 'coordinated omission' of closed loops).
@@ -71,8 +72,15 @@ def load(
       seconds: how long requests arrive.
       seed: decides the moments.
       threads: requests that may be under way at a time; those that find no thread wait, and their wait counts.
+
+    Raises:
+      UserError: for a rate or a time that is not positive.
     """
-    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, int(rate * seconds)))
+    for name, value in (("rate", rate), ("seconds", seconds)):
+        if not value > 0:
+            raise UserError(f"{name}: expected a positive number, got {value:g}")
+    # Given their number, the arrivals of a Poisson process are uniform in time; so the rate is the one asked for.
+    arrivals = np.sort(np.random.default_rng(seed).uniform(0, seconds, max(1, round(rate * seconds))))
     latencies: list[float] = []
     errors: Counter[str] = Counter()
     lock = threading.Lock()
@@ -90,13 +98,14 @@ def load(
 
     with ThreadPoolExecutor(threads) as pool:
         start = time.perf_counter()
-        for due in start + np.cumsum(gaps):
+        for due in start + arrivals:
             wait = due - time.perf_counter()
             if wait > 0:
                 time.sleep(wait)
             pool.submit(one, due)
-    end = time.perf_counter()
-    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), end - start, end - start - float(gaps.sum()))
+    taken = time.perf_counter() - start
+    late = taken - float(arrivals[-1])
+    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), max(taken, seconds), late)
 
 
 def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[str, Any]]:
@@ -114,7 +123,13 @@ def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[
 
 
 def sender(client: Client, candidates: Sequence[int], different: int = 16) -> Callable[[int], object]:
-    """Sends made-up requests, encoded beforehand, so that this client's work does not count as the server's."""
+    """Sends made-up requests, encoded beforehand, so that this client's work does not count as the server's.
+
+    Raises:
+      UserError: for a negative number of candidates.
+    """
+    if min(candidates) < 0:
+        raise UserError(f"candidates: expected at least 0, got {min(candidates)}")
     inputs = client.inputs()
     once = {n: i for n, i in inputs.items() if i.once}
     each = {n: i for n, i in inputs.items() if not i.once}
@@ -132,6 +147,7 @@ def plot(results: Sequence[LoadResult], path: str | Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for result in results:
@@ -144,6 +160,10 @@ def plot(results: Sequence[LoadResult], path: str | Path) -> None:
     axes.invert_xaxis()
     ticks = [1, 0.5, 0.1, 0.01, 0.001]
     axes.set_xticks(ticks, ["all", "p50", "p90", "p99", "p99.9"])
+    # Latencies within one power of ten would have one number on their axis else.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(which="both", alpha=0.3)
     axes.legend()
     figure.tight_layout()
