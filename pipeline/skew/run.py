@@ -151,6 +151,11 @@ def measure(config: Config, served: Path, root: Path) -> Skew:
     kept = (at >= 0) & np.isin(numbers, list(there))
     scored = ~np.isnan(np.stack([ours.column(served_log.SCORE + n).to_numpy() for n in names])).any(axis=0)
     kept &= scored
+    if np.isnan(numbers).all():
+        raise UserError(
+            f"{served}: the rows do not tell which version served them, since REST does not tell its clients: let the "
+            f"server keep the log, or the client ask by gRPC"
+        )
     if not kept.any():
         raise UserError(f"{repository.path}: none of the versions that served is there, or no score was logged")
     ours, theirs = ours.filter(pa.array(kept)), theirs.take(pa.array(at[kept]))

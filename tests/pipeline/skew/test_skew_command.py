@@ -114,6 +114,18 @@ def call(shop, out, logs, *more, served=None):
     return result, document
 
 
+def test_a_log_that_does_not_tell_versions_is_refused(shop, tmp_path):
+    """As of a client that asked by REST."""
+    parts = [table(Served(None, "rank", inputs, scores, r, COLUMNS, TIME)) for r, inputs, scores in requests()]
+    served = tmp_path / "served" / DAY
+    served.mkdir(parents=True)
+    pq.write_table(pa.concat_tables(parts), served / "12-a.parquet")
+    logs = write(tmp_path, exposures(lambda row: row))
+    result, _ = call(shop, tmp_path / "skew", logs, served=tmp_path / "served")
+    assert result.exit_code == 1
+    assert "do not tell which version served them, since REST does not" in result.output
+
+
 def test_the_same_features_give_no_skew(shop, tmp_path):
     result, found = call(shop, tmp_path / "skew", write(tmp_path, exposures(lambda row: row)))
     assert result.exit_code == 0, result.output
