@@ -1,7 +1,7 @@
 """The command, on rows that a model served, beside an exposure log of the same rows."""
 
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -196,17 +196,19 @@ def test_what_cannot_be_compared_is_told(shop, tmp_path):
 
 def test_the_log_of_what_is_served_is_an_exposure_log(shop, tmp_path):
     """`seesaw check` reads it as it is: with the columns of the configuration, and rejects nothing."""
-    now = datetime.now(timezone.utc)
     with ServedLog(tmp_path / "served" / "exposures", columns=COLUMNS) as log:
         for request, inputs, scores in requests():
             log.add(2, "rank", inputs, scores, request)
     (day,) = {f.parent for f in (tmp_path / "served" / "exposures").glob("*/*.parquet")}
-    before = day.parent / datetime.fromtimestamp(now.timestamp() - 86_400, timezone.utc).strftime("%Y-%m-%d")
+    # The same rows at noon of two days: late in the evening they would not be mature.
+    (file,) = day.glob("*.parquet")
+    rows = pq.read_table(file)
+    noon = datetime.fromisoformat(f"{day.name}T12:00+00:00")
+    before = day.parent / (noon - timedelta(days=1)).strftime("%Y-%m-%d")
     before.mkdir()
-    (file, *_) = day.glob("*.parquet")
-    yesterday = pq.read_table(file)
-    times = pa.array(yesterday.column("time").to_numpy() - 86_400_000)
-    pq.write_table(yesterday.set_column(yesterday.column_names.index("time"), "time", times), before / "00-a.parquet")
+    for place, at in ((file, noon), (before / "00-a.parquet", noon - timedelta(days=1))):
+        times = pa.array([int(at.timestamp() * 1000)] * len(rows))
+        pq.write_table(rows.set_column(rows.column_names.index("time"), "time", times), place)
     clicks = pa.table({"request_id": ["r1"], "item_id": ["a"], "time": [times[0].as_py()]})
     for event in ("clicks", "orders"):
         for of in (day, before):
