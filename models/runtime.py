@@ -46,6 +46,8 @@ def prepare_process(verbose: bool = False) -> None:
     level = logging.INFO if verbose else logging.ERROR
     for name in _CHATTY_LOGGERS:
         logging.getLogger(name).setLevel(level)
+    # A hundred lines at every import, one for each type that it knows nothing of.
+    logging.getLogger("apache_beam.typehints").setLevel(logging.ERROR)
     # absl resets its logger's level from a verbosity of its own as soon as it is imported.
     from absl import logging as absl_logging
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_metadata.proto import metadata_store_pb2
 from tfx import v1 as tfx
 from tfx.orchestration.data_types import RuntimeParameter
 from tfx.proto import transform_pb2
@@ -290,11 +291,17 @@ def create_pipeline(
             *(trainer, evaluator, evidence, serving_check, promotion),
         ],
         enable_cache=enable_cache,
-        metadata_connection_config=tfx.orchestration.metadata.sqlite_metadata_connection_config(
-            str(root / "metadata.sqlite")
-        ),
+        metadata_connection_config=_metadata(root),
         beam_pipeline_args=beam_flags(config),
     )
+
+
+def _metadata(root: Path) -> metadata_store_pb2.ConnectionConfig:
+    """TFX's own function makes the folder too, which is not this machine's where the pipeline is compiled."""
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = str(root / "metadata.sqlite")
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
+    return connection
 
 
 def _decided_by(config: Config, schema_text: str) -> str:

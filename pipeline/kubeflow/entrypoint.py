@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,15 +59,15 @@ def main(arguments: Sequence[str]) -> None:
         run_on_workers(json.loads(args.workers), [*arguments[:of_job], *arguments[of_job + 2 :]], call)
         return
     addresses = {artifact["uri"]: local_path(artifact["uri"]) for _, artifact in _artifacts(call)}
-    args.json_serialized_invocation_args = json.dumps(
-        understood(call, json.loads(args.json_serialized_inputs_spec_args))
-    )
+    seen = understood(call, json.loads(args.json_serialized_inputs_spec_args))
+    _make_folders(seen)
+    args.json_serialized_invocation_args = json.dumps(seen)
     # TFX parses this process's arguments as absl's flags in every component with Beam.
     sys.argv = sys.argv[:1]
     from tfx.orchestration.kubeflow.v2.container import kubeflow_v2_run_executor
 
     kubeflow_v2_run_executor.main((args, beam_args))
-    _restore_addresses(call["outputs"]["outputFile"], {path: uri for uri, path in addresses.items()})
+    _rewrite_output(call, {path: uri for uri, path in addresses.items()})
 
 
 def local_path(uri: str) -> str:
@@ -119,15 +120,30 @@ def _artifacts(call: Json, *sides: str) -> Iterator[tuple[str, Json]]:
             yield from ((key, artifact) for artifact in given.get("artifacts", ()))
 
 
-def _restore_addresses(output_file: str, uris: dict[str, str]) -> None:
-    """Gives the outputs the addresses of the object store back, by which the backend and later components know them."""
-    with open(output_file, encoding="utf-8") as file:
-        output = json.load(file)
+def _make_folders(call: Json) -> None:
+    """Those of the outputs: the launcher has made them, but the SDK's local runner leaves that to the container."""
+    paths = [artifact["uri"] for _, artifact in _artifacts(call, "outputs")]
+    paths += [parameter["outputFile"] for parameter in call["outputs"].get("parameters", {}).values()]
+    for path in paths:
+        if "://" not in path:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+
+
+def _rewrite_output(call: Json, uris: dict[str, str]) -> None:
+    """Gives the outputs the addresses of the object store back, by which the backend and later components know them.
+
+    TFX tells of a parameter as an artifact, too. That goes: the SDK's local runner would take it for the parameter.
+    """
+    file = call["outputs"]["outputFile"]
+    with open(file, encoding="utf-8") as read:
+        output = json.load(read)
+    for key in call["outputs"].get("parameters", {}):
+        output.get("artifacts", {}).pop(key, None)
     for given in output.get("artifacts", {}).values():
         for artifact in given.get("artifacts", ()):
             artifact["uri"] = uris[artifact["uri"]]
-    with open(output_file, "w", encoding="utf-8") as file:
-        json.dump(output, file)
+    with open(file, "w", encoding="utf-8") as written:
+        json.dump(output, written)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,11 @@ def test_it_is_what_the_backend_takes(plain):
     assert plain.spec["pipelineInfo"]["name"] == "demo"
 
 
+def test_compiling_makes_no_folder_of_the_cluster_here(tmp_path):
+    compiled(f"kubeflow.root={tmp_path}/of/the/cluster")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_component_of_the_pipeline_is_a_container(plain):
     assert set(tasks(plain)) == set(plain.spec["components"]) == set(COMPONENTS)
     for name, executor in plain.spec["deploymentSpec"]["executors"].items():

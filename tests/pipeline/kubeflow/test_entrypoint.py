@@ -91,16 +91,26 @@ def test_the_call_is_left_as_it_was():
 def test_the_backend_gets_its_addresses_back(tmp_path, monkeypatch):
     """The whole of main, around an executor that writes what TFX's would."""
     runner = pytest.importorskip("tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor")
+    monkeypatch.setitem(entrypoint.LOCAL, "s3://", f"{tmp_path}/s3/")
     given = call("minio://b/m")
     given["outputs"]["outputFile"] = str(tmp_path / "out.json")
+    given["outputs"]["parameters"] = {"days": {"outputFile": str(tmp_path / "parameters" / "days")}}
 
     def run(parsed):
         args, beam = parsed
         assert args.executor_class_path == "a.B" and beam == ["--runner=FnApiRunner"]
         seen = json.loads(args.json_serialized_invocation_args)
         (report,) = seen["outputs"]["artifacts"]["report"]["artifacts"]
-        assert report["uri"] == "/s3/b/r"
-        written = {"artifacts": {"report": {"artifacts": [{"name": "report", "uri": report["uri"], "metadata": {}}]}}}
+        assert report["uri"] == f"{tmp_path}/s3/b/r"
+        # By the backend's launcher, or where that did not, by the entrypoint.
+        assert (tmp_path / "s3" / "b").is_dir() and (tmp_path / "parameters").is_dir()
+        written = {
+            "artifacts": {
+                "report": {"artifacts": [{"name": "report", "uri": report["uri"], "metadata": {}}]},
+                "days": {"artifacts": [{"name": "days", "uri": str(tmp_path / "parameters" / "days")}]},
+            },
+            "parameterValues": {"days": "7"},
+        }
         (tmp_path / "out.json").write_text(json.dumps(written))
 
     monkeypatch.setattr(runner, "main", run)
@@ -113,3 +123,5 @@ def test_the_backend_gets_its_addresses_back(tmp_path, monkeypatch):
     )  # fmt: skip
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["artifacts"]["report"]["artifacts"][0]["uri"] == "s3://b/r"
+    # TFX tells of parameters as artifacts, too.
+    assert set(written["artifacts"]) == {"report"} and written["parameterValues"] == {"days": "7"}
