@@ -90,6 +90,8 @@ class Dense(keras.layers.Dense):
 class Stack(keras.Sequential):
     """Keras' sequence of layers, which also takes `Sides`."""
 
+    # As a subclass is called for the first time, Keras would have itself converted, for seconds.
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, inputs, *args, **kwargs):
         if not isinstance(inputs, Sides):
             return super().__call__(inputs, *args, **kwargs)
