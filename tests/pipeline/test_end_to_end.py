@@ -31,6 +31,7 @@ from pipeline.config import Config, load
 from pipeline.simulator import expected_reconciliation
 from pipeline.sweep.rows import Rows
 from serving.model_repository import ModelRepository
+from tests.warm import WarmPython
 
 REPOSITORY = Path(__file__).parents[2]
 sys.path.append(str(Path(__file__).parent))
@@ -393,13 +394,14 @@ class NextDay:
     done: Done
 
 
-def killed(shop: Shop, where: str) -> Stop:
+def killed(python: WarmPython, shop: Shop, where: str) -> Stop:
     """A run in a process of its own that dies at a place of killed_run.py."""
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed_run.py")), where, *shop.arguments(*TO_NEXT_DAY)],
+    script = str(Path(__file__).with_name("killed_run.py"))
+    process = python.run(
+        ["python", script, where, *shop.arguments(*TO_NEXT_DAY)],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True, text=True, check=False, cwd=shop.folder,
-    )  # fmt: skip
+        cwd=shop.folder,
+    )
     return Stop(process.returncode, process.stdout + process.stderr, files(shop.repository))
 
 
@@ -411,10 +413,10 @@ TO_NEXT_DAY = (
 
 
 @pytest.fixture(scope="module")
-def next_day(shop, first) -> NextDay:
+def next_day(shop, first, warm_python) -> NextDay:
     shop = shop.with_repository("models-next-day")
     before = files(shop.repository)
-    stops = {"training": killed(shop, "training")}
+    stops = {"training": killed(warm_python, shop, "training")}
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -423,7 +425,7 @@ def next_day(shop, first) -> NextDay:
         patch.setattr(os, "fsync", full)
         command = shop.run(*TO_NEXT_DAY).command
     stops["full disk"] = Stop(command.exit_code, command.output, files(shop.repository))
-    stops["publish"] = killed(shop, "publish")
+    stops["publish"] = killed(warm_python, shop, "publish")
     return NextDay(shop, before, stops, shop.run(*TO_NEXT_DAY))
 
 

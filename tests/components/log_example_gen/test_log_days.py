@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -260,16 +258,17 @@ class TestRetention:
         assert sorted(p.name for p in tmp_path.glob("*/*/*")) == ["2026-01-09"] * 4
 
 
-def run_apart(folder, out, place="none", *flags):
+@pytest.fixture
+def run_apart(warm_python, tmp_path):
     """A run on the 3rd to the 6th in a process of its own; gives its exit code and what it printed on errors."""
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), out, place, *flags],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])},
-    )
-    return done.returncode, done.stderr
+
+    def run(out, place="none", *flags):
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        command = ["python", str(SCRIPT), str(tmp_path), out, place, *flags]
+        done = warm_python.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=REPOSITORY)
+        return done.returncode, done.stderr
+
+    return run
 
 
 TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
@@ -278,9 +277,9 @@ TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2
 @pytest.mark.slow
 class TestKills:
     @pytest.mark.parametrize(("place", "whole"), [("bucket", []), ("commit", [3])])
-    def test_the_run_in_the_middle_of_a_join(self, tmp_path, place, whole):
+    def test_the_run_in_the_middle_of_a_join(self, tmp_path, run_apart, place, whole):
         logs, joined = shop(tmp_path / "logs"), tmp_path / "joined"
-        code, _ = run_apart(tmp_path, "killed", place, "--join_memory_gib=0.000005")
+        code, _ = run_apart("killed", place, "--join_memory_gib=0.000005")
         assert code == -signal.SIGKILL
         assert list((tmp_path / "killed/report/partial").rglob("*.arrow"))
         assert not (tmp_path / "killed/examples").exists()
@@ -291,9 +290,9 @@ class TestKills:
         assert same(again, run(tmp_path / "calm", logs, (), window(3, 6), ATTRIBUTION))
 
     @pytest.mark.parametrize("place", ["starting-worker", "working-worker"])
-    def test_a_worker(self, tmp_path, place):
+    def test_a_worker(self, tmp_path, run_apart, place):
         logs, joined = shop(tmp_path / "logs"), tmp_path / "joined"
-        code, errors = run_apart(tmp_path, "killed", place, *TWO_WORKERS, "--join_memory_gib=0.00001")
+        code, errors = run_apart("killed", place, *TWO_WORKERS, "--join_memory_gib=0.00001")
         assert code == 1
         assert "a worker process of Beam was ended from outside" in errors.splitlines()[-1]
         assert not joined.exists() and not (tmp_path / "killed/examples").exists()
@@ -302,9 +301,9 @@ class TestKills:
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_same(tmp_path):
+def test_worker_processes_give_the_same(tmp_path, run_apart):
     logs = shop(tmp_path / "logs")
-    code, errors = run_apart(tmp_path, "apart", "none", *TWO_WORKERS, "--join_memory_gib=0.00001")
+    code, errors = run_apart("apart", "none", *TWO_WORKERS, "--join_memory_gib=0.00001")
     assert code == 0, errors
     calm = run(tmp_path / "calm", logs, (), window(3, 6), ATTRIBUTION)
     assert json.loads((tmp_path / "apart/report/report.json").read_text()) == calm.report

@@ -50,11 +50,10 @@ class Backend:
 
     Args:
       folder: of the artifacts and of each step's output file.
-      python: what 'python' is in the image.
     """
 
-    def __init__(self, folder: Path, python: str = sys.executable):
-        self._folder, self._python = folder, python
+    def __init__(self, folder: Path):
+        self._folder = folder
         self._runs = 0
         self._artifact_ids = 0
         self._cache: dict[str, Step] = {}
@@ -176,11 +175,14 @@ class Backend:
 
     def _execute(self, step: Step, log: Path, environment: Mapping[str, str]) -> None:
         """What the container would do."""
-        words = [self._python if word == "python" else word for word in step.command]
-        with log.open("wb") as file:
-            ended = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=dict(environment), cwd="/")
+        ended = self._start(step, environment)
+        log.write_text(ended.stdout + ended.stderr)
         if ended.returncode:
-            raise StepFailed(step.name, log.read_text(errors="replace"))
+            raise StepFailed(step.name, log.read_text())
+
+    def _start(self, step: Step, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable if word == "python" else word for word in step.command]
+        return subprocess.run(words, capture_output=True, text=True, errors="replace", env=dict(environment), cwd="/")
 
 
 class StepFailed(Exception):

@@ -29,11 +29,12 @@ from pipeline.kubeflow.compiler import compile_pipeline  # noqa: E402
 from pipeline.kubeflow.config import COMPONENTS  # noqa: E402
 from pipeline.simulator import SimulationConfig, simulate  # noqa: E402
 from serving.model_repository import ModelRepository  # noqa: E402
+from tests.warm import WarmPython  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent))
 from backend import Backend, Json, Step, StepFailed  # noqa: E402
 
-# Each step is a process of its own, which imports TFX.
+# Each step is a process of its own.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 REPOSITORY = Path(__file__).parents[3]
@@ -67,7 +68,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Cluster:
+def cluster(tmp_path_factory, warm_python) -> Cluster:
     folder = tmp_path_factory.mktemp("cluster")
     simulate(SimulationConfig.model_validate_json(json.dumps(SHOP)), folder / "logs")
     config = load(
@@ -80,7 +81,7 @@ def cluster(tmp_path_factory) -> Cluster:
         ),
     )  # fmt: skip
     spec, *_ = yaml.safe_load_all(compile_pipeline(config, "seesaw:test").text)
-    return Cluster(folder, Misses(folder / "artifacts"), config, spec)
+    return Cluster(folder, Misses(folder / "artifacts", warm_python), config, spec)
 
 
 class Miss(Exception):
@@ -91,6 +92,15 @@ class Misses(Backend):
     """A backend that, once `frozen`, runs nothing but what may not be cached, and that in this process."""
 
     frozen = False
+
+    def __init__(self, folder: Path, warm_python: WarmPython):
+        super().__init__(folder)
+        self._warm_python = warm_python
+
+    def _start(self, step, environment):
+        if not self._cache:  # the first starts as in a container, with nothing imported
+            return super()._start(step, environment)
+        return self._warm_python.run(step.command, env=environment, cwd="/")
 
     def _execute(self, step, log, environment):
         if not self.frozen:
