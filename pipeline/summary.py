@@ -120,8 +120,10 @@ def first_example(split: Path) -> Any:
     """
     import tensorflow as tf
 
+    from models.example_files import example_records
+
     files = sorted(str(f) for f in split.glob("data_tfrecord-*"))
-    for record in tf.data.TFRecordDataset(files).take(1).as_numpy_iterator():
+    for record in example_records(*files).take(1).as_numpy_iterator():
         return tf.train.Example.FromString(record)
     raise FileNotFoundError(f"{split}: no example in {len(files)} files")
 

@@ -19,6 +19,7 @@ from tfx.dsl.io import fileio
 from components.offline_ab.config import EvidenceConfig
 from components.offline_ab.document import Side
 from components.offline_ab.rows import CHOSEN, PRICE, PROPENSITY, TIME, VALUE, ScoredRows
+from models.example_files import example_records
 from models.metrics import hash_ids
 from models.section import UserError
 
@@ -204,11 +205,6 @@ def read_scores(folder: str) -> ScoredRows:
     if not tables:
         raise UserError(f"{folder}: no row was scored; expected examples to compare on")
     return ScoredRows.from_tables(tables)
-
-
-def example_records(file: str) -> tf.data.Dataset:
-    """The serialized tf.Examples of a TFRecord file, compressed or not by its name."""
-    return tf.data.TFRecordDataset(file, compression_type="GZIP" if file.endswith(".gz") else "")
 
 
 def _scores_of(model: Any, batch: tf.Tensor, outputs: Sequence[str]) -> dict[str, np.ndarray]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from components.offline_ab.scoring import example_records
 from components.serving_check.config import LatencyBudget, ServingCheckConfig
 from components.serving_check.document import Latency, Parity, ServingVerdict
 from components.serving_check.matching import matches
@@ -17,6 +16,7 @@ from components.serving_check.rows import Columns, Input, as_columns, as_request
 from components.serving_check.scores import wrong_scores
 from components.serving_check.warm_up import write_batching, write_warm_up
 from components.trainer.reference import Reference
+from models.example_files import example_records
 from models.preprocessing import features_from_json
 from models.section import UserError, format_duration
 from models.tasks import TaskConfig

@@ -11,6 +11,7 @@ import tensorflow_transform as tft
 
 from components.trainer.config import TrainingConfig
 from components.trainer.devices import Share
+from models.example_files import compression_of
 from models.features import Feature
 from models.tasks import WEIGHT
 
@@ -47,14 +48,14 @@ class Examples:
         self._spec = {name: spec[name] for name in (*(f.name for f in features), *labels, *weights)}
         self._labels = labels
         self._training = training
-        self._files, self._compression = _files(patterns)
+        self._files = _files(patterns)
 
     @cached_property
     def count(self) -> int:
         """Number of rows."""
         if self._training.cache:
             return int(tf.size(self._cached))
-        return _count(self._files, self._compression)
+        return _count(self._files)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -97,7 +98,7 @@ class Examples:
     def _read(self, files: list[str]) -> tf.data.Dataset:
         """The rows of the files in pieces, string [rows]; pieces of some files take turns."""
         return tf.data.Dataset.from_tensor_slices(files).interleave(
-            lambda file: tf.data.TFRecordDataset(file, self._compression).batch(_PIECE),
+            lambda file: tf.data.TFRecordDataset(file, compression_of(self._files)).batch(_PIECE),
             cycle_length=4,
             num_parallel_calls=2,
             deterministic=True,
@@ -144,15 +145,13 @@ def read_examples(
 
 def count_examples(patterns: list[str]) -> int:
     """Number of examples in the files."""
-    return _count(*_files(patterns))
+    return _count(_files(patterns))
 
 
-def _count(files: list[str], compression: str) -> int:
-    rows = tf.data.TFRecordDataset(files, compression, num_parallel_reads=2).batch(_READ_AT_ONCE)
+def _count(files: list[str]) -> int:
+    rows = tf.data.TFRecordDataset(files, compression_of(files), num_parallel_reads=2).batch(_READ_AT_ONCE)
     return sum(int(tf.shape(batch)[0]) for batch in rows)
 
 
-def _files(patterns: list[str]) -> tuple[list[str], str]:
-    """The files behind the patterns, and their compression."""
-    files = sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))
-    return files, "GZIP" if files and files[0].endswith(".gz") else ""
+def _files(patterns: list[str]) -> list[str]:
+    return sorted(path for pattern in patterns for path in tf.io.gfile.glob(pattern))

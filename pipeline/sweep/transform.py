@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from components.trainer.input import count_examples
+from models.example_files import example_records
 from models.features import Feature
 from models.preprocessing import table_rows
 from pipeline.sweep.rows import SPLITS, Columns, Rows
@@ -77,7 +78,8 @@ def _split(
     keys = {_USER: tf.io.FixedLenFeature([], tf.string), _TIME: tf.io.FixedLenFeature([], tf.int64)}
     layer = transform.transform_features_layer()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    # Nothing in it needs conversion, which takes seconds.
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         if share < 1:
             users = tf.io.parse_example(serialized, {_USER: keys[_USER]})[_USER]
@@ -87,8 +89,7 @@ def _split(
         found = {name: _narrow(values) for name, values in layer(tf.io.parse_example(serialized, spec)).items()}
         return {name: found[name] for name in names} | {"@user": who[_USER], "@day": who[_TIME]}
 
-    files = sorted(str(path) for path in folder.glob("*"))
-    batches = tf.data.TFRecordDataset(files, "GZIP" if files and files[0].endswith(".gz") else "").batch(_BATCH)
+    batches = example_records(*sorted(str(path) for path in folder.glob("*"))).batch(_BATCH)
     parts = [{name: value.numpy() for name, value in parse(batch).items()} for batch in batches]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: values.astype(np.int8) if name in labels else values for name, values in columns.items()}
