@@ -37,7 +37,12 @@ ParamOption = Annotated[
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Print the requests that would change something, and do not send them.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the requests that would change something, and do not send them. Without an address of the API: "
+        "those to an installation in which there is nothing yet.",
+    ),
 ]
 
 
@@ -50,11 +55,11 @@ def compile(
     verbose: VerboseOption = False,
 ) -> None:
     """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--out: expected a file name that ends with .yaml, got '{out}'")
     console = stdout()
     with console.status("compiling"):
         compiled = _compiled(_settings(config, logs, overrides, verbose), image)
-    if out.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--out: expected a file name that ends with .yaml, got '{out}'")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(compiled.text, encoding="utf-8")
     tasks = compiled.spec["root"]["dag"]["tasks"]
@@ -187,7 +192,12 @@ def _service(settings: Config, dry_run: bool) -> Iterator[Service]:
     def echo(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
-    with service.dry_run(echo) if dry_run else contextlib.nullcontext():
+    empty = dry_run and not settings.kubeflow.host
+    if empty:
+        echo("# No kubeflow.host is given: the requests to an installation in which there is nothing yet.")
+    else:
+        service.check_host(settings.kubeflow.host)
+    with service.dry_run(echo, empty=empty) if dry_run else contextlib.nullcontext():
         # In a dry run the requests tell what would be done.
         yield service.Service(settings.name, settings.kubeflow, (lambda text: None) if dry_run else echo)
 

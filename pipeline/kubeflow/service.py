@@ -31,6 +31,7 @@ ACTIVE = ("PENDING", "RUNNING", "PAUSED", "CANCELING", "RUNTIME_STATE_UNSPECIFIE
 """States of a run that has not ended."""
 
 _PAGE = 100
+_NOWHERE = "http://localhost"
 
 
 @dataclass(frozen=True)
@@ -54,24 +55,17 @@ class Service:
       name: of the pipeline.
       config: with the address of the API.
       echo: is told what is done.
-
-    Raises:
-      UserError: if no address is given or nothing answers there.
     """
 
     def __init__(self, name: str, config: KubeflowConfig, echo: Echo):
         self._name, self._config, self._echo = name, config, echo
         self._experiment_name = config.experiment or name
-        host = config.host
-        if not host:
-            raise UserError("kubeflow.host: required, but not given: the address of the Kubeflow Pipelines API")
-        _refuse_silent(host)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             import kfp
 
             # 'kubeflow' is the client's word for: none given.
-            self._client = kfp.Client(host=host, namespace=config.namespace or "kubeflow")
+            self._client = kfp.Client(host=config.host or _NOWHERE, namespace=config.namespace or "kubeflow")
 
     def submit(self, compiled: Compiled, parameters: dict[str, Any], *, again: bool = False) -> tuple[str, bool]:
         """Uploads the pipeline if it is new, and starts a run.
@@ -312,27 +306,36 @@ def run_name(name: str, compiled: Compiled, parameters: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def dry_run(echo: Echo) -> Iterator[None]:
-    """Has requests that would change something printed and not sent; what is there is still asked for."""
+def dry_run(echo: Echo, *, empty: bool) -> Iterator[None]:
+    """Has requests that would change something printed and not sent; what is there is still asked for.
+
+    Args:
+      echo: prints them, or that there are none.
+      empty: ask nobody, but take it that nothing is there.
+    """
     from kfp_server_api import rest
 
     send = rest.RESTClientObject.request
     out = sys.stdout
-
-    def tell(text: str) -> None:
-        with contextlib.redirect_stdout(out):  # the client's own words are held back at this time
-            echo(text)
+    told: set[str] = set()
 
     def request(self, method, url, query_params=None, headers=None, body=None, post_params=None, **kwargs):
         if method == "GET":
+            if empty:
+                return _Answer("{}")
             return send(self, method, url, query_params, headers, body, post_params, **kwargs)
         query = "&".join(f"{key}={value}" for key, value in query_params or ())
-        tell(f"{method} {urlsplit(url).path}{'?' + query if query else ''}")
+        text = f"{method} {urlsplit(url).path}{'?' + query if query else ''}"
         if body:
-            tell(json.dumps(body, indent=1))
+            text += "\n" + json.dumps(body, indent=1)
         if post_params:
             files = [given[1][0] for given in post_params if isinstance(given[1], tuple)]
-            tell(f"multipart/form-data: {', '.join(files)}")
+            text += f"\nmultipart/form-data: {', '.join(files)}"
+        # What the first of several runs makes, the next one would find.
+        if text not in told:
+            told.add(text)
+            with contextlib.redirect_stdout(out):  # the client's own words are held back at this time
+                echo(text)
         new = {
             key: f"<new {key.removesuffix('_id').replace('_', ' ')}>"
             for key in ("pipeline_id", "pipeline_version_id", "experiment_id", "run_id", "recurring_run_id")
@@ -344,6 +347,8 @@ def dry_run(echo: Echo) -> Iterator[None]:
         yield
     finally:
         rest.RESTClientObject.request = send
+    if not told:
+        echo("nothing would change")
 
 
 class _Answer:
@@ -359,8 +364,14 @@ class _Answer:
         return self.getheaders().get(name, default)
 
 
-def _refuse_silent(host: str) -> None:
-    """The client would try for half a minute."""
+def check_host(host: str | None) -> None:
+    """That something answers; the client would try for half a minute.
+
+    Raises:
+      UserError: if no address is given or nothing answers there.
+    """
+    if not host:
+        raise UserError("kubeflow.host: required, but not given: the address of the Kubeflow Pipelines API")
     try:
         urllib.request.urlopen(f"{host.rstrip('/')}/apis/v2beta1/healthz", timeout=10).close()
     except urllib.error.HTTPError:

@@ -27,9 +27,9 @@ pytestmark = [
 ]
 
 SHOP = (
-    "--users=300 --items=120 --categories=6 --exposures-per-day=2000 --days=6 --purchase-window=1d --seed=3 "
-    "--ctr=0.2 --cvr=0.3"
-).split()
+    "--users=300", "--items=120", "--categories=6", "--exposures-per-day=2000", "--days=6", "--purchase-window=1d",
+    "--ctr=0.2", "--cvr=0.3", "--seed=3",
+)  # fmt: skip
 
 # Two days of a few rows do not make a good model: the floor is so low that any passes.
 SETTINGS = (
@@ -72,10 +72,8 @@ def user() -> str:
 def test_the_pipeline_runs_from_raw_logs_to_the_promoted_model(tmp_path):
     logs, file, root = tmp_path / "logs", tmp_path / "pipeline.yaml", tmp_path / "root"
     in_image(tmp_path, "simulate", f"--out={logs}", *SHOP)
-    settings = [f"--set={setting}" for setting in SETTINGS]
-    in_image(
-        tmp_path, "kubeflow", "compile", f"--config={CONFIGS / 'demo.yaml'}", f"--logs={logs}", f"--out={file}", *settings
-    )
+    settings = [f"--logs={logs}", *(f"--set={setting}" for setting in SETTINGS)]
+    in_image(tmp_path, "kubeflow", "compile", f"--config={CONFIGS / 'demo.yaml'}", f"--out={file}", *settings)
     parameters = json.dumps({"root": str(root), "epochs": 2})
     printed = in_image(
         tmp_path, "-c", RUN, str(file), str(IMAGE), user(), str(tmp_path), parameters, entrypoint="python"

@@ -219,13 +219,32 @@ def test_a_dry_run_prints_the_requests_and_sends_none(api, command, options, sho
     assert api.writes == []
     for text in ["POST /apis/v2beta1/pipelines/upload?name=demo", "multipart/form-data: pipeline.yaml", *shown]:
         assert text in output
+    assert output.count("POST /apis/v2beta1/pipelines/upload?") == 1, "what is made for all runs is made once"
     seesaw(api, command, *options)
     assert api.writes, "and after it requests are sent again"
 
 
-def test_a_dry_run_where_nothing_would_change_prints_nothing(api):
+def test_a_dry_run_where_nothing_would_change_says_so(api):
     seesaw(api, "schedule")
-    assert seesaw(api, "schedule", "--dry-run").strip() == ""
+    assert seesaw(api, "schedule", "--dry-run").strip() == "nothing would change"
+
+
+@pytest.mark.parametrize(
+    "command, options", [("submit", ()), ("schedule", ()), ("schedule", ("--delete",)), ("backfill", BACKFILL)]
+)
+def test_a_dry_run_without_an_address_is_that_of_an_empty_installation(api, command, options):
+    there = seesaw(api, command, *options, "--dry-run")
+    nowhere = CliRunner(env={"COLUMNS": "250"}).invoke(
+        app, ["kubeflow", command, "--config", str(DEMO), *options, "--dry-run"]
+    )
+    assert nowhere.exit_code == 0, nowhere.output
+    note, requests = nowhere.output.split("\n", 1)
+    assert "No kubeflow.host is given" in note and requests == there
+
+
+def test_what_changes_something_needs_an_address():
+    result = CliRunner().invoke(app, ["kubeflow", "submit", "--config", str(DEMO)])
+    assert result.exit_code == 1 and "kubeflow.host: required, but not given" in result.output
 
 
 # mistakes
