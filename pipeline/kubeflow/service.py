@@ -110,7 +110,15 @@ class Service:
 
         Returns:
           Id of the recurring run.
+
+        Raises:
+          UserError: if the configuration names the last day.
         """
+        if compiled.parameters["last_day"] != LATEST:
+            raise UserError(
+                f"window.last_day: expected 'latest' for a schedule, got {compiled.parameters['last_day']}: each run "
+                f"would read the same days"
+            )
         reference = self._upload(compiled)
         schedule = self._config.schedule
         there = self._recurring()

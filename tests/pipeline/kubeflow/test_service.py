@@ -264,6 +264,12 @@ def test_parameters_are_checked_before_anything_is_sent(api, options, message):
     assert api.writes == []
 
 
+def test_a_schedule_that_would_read_the_same_days_forever_is_refused(api):
+    output = seesaw(api, "schedule", "--set", "window.last_day=2026-01-08", fails=True)
+    assert "window.last_day: expected 'latest' for a schedule, got 2026-01-08" in output
+    assert api.writes == []
+
+
 def test_a_silent_address_is_told():
     class Nobody:
         url = "http://127.0.0.1:9"
