@@ -1,5 +1,5 @@
 # The image of the modern stack: Debian 13 with its own Python 3.13, TFX 1.21.
-#   docker build --tag seesaw .
+#   docker build --tag seesaw .                         # .ci/base-image makes the base where it cannot be pulled
 #   docker build --tag seesaw:gpu --build-arg GPU=1 .   # with CUDA's libraries
 #   docker run --rm seesaw doctor                       # whether the image, or the node, can run the pipeline
 #   docker run --rm --volume "$PWD/demo:/home/seesaw/demo" --user "$(id -u):$(id -g)" seesaw run --help
@@ -20,9 +20,9 @@ WORKDIR /build
 COPY .ci/setup .ci/setup
 COPY pyproject.toml uv.lock ./
 # kubeflow: the entrypoint of Kubeflow's containers reads the pipeline specification's protocol buffers, which come with
-# kfp. Left out is what no program imports that runs here: the parser of C++ of TensorFlow's build, completion in notebooks, the
-# server of TensorBoard's pages; headers for operations in C++, the libraries' tests, and the symbols for debuggers of
-# TensorFlow's two large libraries. Bytecode stays: it saves each process two thirds of the time that its imports take.
+# kfp. Left out is what no program reads that runs here: a parser of C++, completion in notebooks, the server of
+# TensorBoard's pages; headers for operations in C++, the libraries' tests, and the symbols for debuggers of TensorFlow's
+# two large libraries. Bytecode stays: it saves each process two thirds of the time that its imports take.
 RUN .ci/setup 3.13 /opt/seesaw --no-dev --extra kubeflow ${GPU:+--extra gpu} --no-install-project --no-cache \
       --link-mode=copy --no-install-package libclang --no-install-package jedi \
       --no-install-package tensorboard-data-server \
