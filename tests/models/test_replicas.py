@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -131,13 +130,11 @@ def main(out):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, warm_python):
     """All cases on one device and on two, in a process of its own: devices are set before TensorFlow starts."""
     out = tmp_path_factory.mktemp("replicas") / "found.npz"
-    code = "from models.runtime import prepare_process; prepare_process(); "
-    code += f"import runpy; runpy.run_path({str(__file__)!r})['main']({str(out)!r})"
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    done = warm_python.run(["python", __file__, str(out)], env=env, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr[-8000:]
     return np.load(out)
 
@@ -171,3 +168,7 @@ def test_on_one_device_nothing_is_summed_or_gathered():
     assert sum_over_replicas([]) == []
     ids = tf.constant([4, 5])
     assert gather_from_replicas(ids) is ids
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,7 +1,5 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,13 +17,12 @@ CASES = ["uncertainty", "pcgrad in cached rows"]
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
+def interrupted(tmp_path_factory, warm_python):
     folder = tmp_path_factory.mktemp("interrupted")
     root = Path(__file__).resolve().parents[3]
-    subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("interrupted.py")), str(folder)],
-        env={**os.environ, "PYTHONPATH": str(root)}, check=True, cwd=folder,
-    )  # fmt: skip
+    command = ["python", str(Path(__file__).with_name("interrupted.py")), str(folder)]
+    done = warm_python.run(command, env={**os.environ, "PYTHONPATH": str(root)}, cwd=folder)
+    assert done.returncode == 0, done.stderr
     return json.loads((folder / "found.json").read_text())
 
 
