@@ -39,6 +39,9 @@ class ServerOptions:
       log_seconds: a file of it has the requests of so long a time.
       max_batch_size: rows of small requests that are joined into one call; 0 for none. Not of `rank`.
       batch_timeout_micros: how long a batch waits to be filled, in microseconds.
+
+    Raises:
+      UserError: naming the option that is out of range.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +58,19 @@ class ServerOptions:
     max_batch_size: int = 0
     batch_timeout_micros: int = 1000
 
+    def __post_init__(self):
+        for option, value, least, most in (
+            ("--port", self.port, 0, 65535),
+            ("--rest-port", self.rest_port, 0, 65535),
+            ("--poll", self.poll_seconds, 0.01, float("inf")),
+            ("--running", self.running, 0, float("inf")),
+            ("--waiting", self.waiting, 0, float("inf")),
+            ("--max-bytes", self.max_request_bytes, 1, float("inf")),
+        ):
+            if not least <= value <= most:
+                limit = f"at least {least}" if most == float("inf") else f"{least} to {most}"
+                raise UserError(f"{option}: expected {limit}, got {value}")
+
 
 class Server:
     """Serves the models of a repository; a context manager.
@@ -69,13 +85,13 @@ class Server:
 
     def __init__(self, root: str | Path, options: ServerOptions = ServerOptions()):
         self.options = options
+        self._log = None
+        if options.log is not None:  # before the models, which take their time
+            self._log = ServedLog(options.log, timezone=options.log_timezone, seconds=options.log_seconds)
         self.manager = ModelManager(root)
         self.manager.update()
         self.admission = Admission(options.running or os.cpu_count() or 1, options.waiting)
         self.metrics = Metrics()
-        self._log = None
-        if options.log is not None:
-            self._log = ServedLog(options.log, timezone=options.log_timezone, seconds=options.log_seconds)
         batching = (
             Batching(options.max_batch_size, options.batch_timeout_micros) if options.max_batch_size > 0 else None
         )

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from models.section import UserError
 from serving.model_repository import ModelRepository
 from serving.server import Server, ServerOptions, ServingError
 from serving.server.admission import Admission
@@ -545,6 +546,23 @@ def test_answers_are_logged_with_the_id_of_the_request(server, stub, expected):
     by_rank, by_predict = (next(iter(found[r].values())) for r in ("by-grpc", "by-rest"))
     assert sorted(r["served_position"] for r in by_rank) == list(range(1, 21))
     assert "served_position" not in by_predict[0]
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"port": 99_999}, "--port: expected 0 to 65535, got 99999"),
+        ({"rest_port": -1}, "--rest-port: expected 0 to 65535, got -1"),
+        ({"poll_seconds": 0}, "--poll: expected at least 0.01, got 0"),
+        ({"running": -1}, "--running: expected at least 0, got -1"),
+        ({"waiting": -1}, "--waiting: expected at least 0, got -1"),
+        ({"max_request_bytes": 0}, "--max-bytes: expected at least 1, got 0"),
+    ],
+)
+def test_options_out_of_range_are_named(options, told):
+    with pytest.raises(UserError) as caught:
+        ServerOptions(**options)
+    assert str(caught.value) == told
 
 
 def test_a_deadline_that_has_passed_is_told(stub):
