@@ -44,8 +44,11 @@ def model_repository(root: Path, name: str | None) -> ModelRepository:
     there = {r.model: r for r in (ModelRepository(root, folder) for folder in folders) if r.versions()}
     if name is None and len(there) == 1:
         (name,) = there
+    if not there:
+        raise UserError(f"{root}: expected a model with versions, found none; `seesaw run` puts the first one there")
     if name not in there:
-        raise UserError(f"--model: expected one of the models in {root} ({', '.join(there) or 'none'}), got {name}")
+        got = "none" if name is None else f"'{name}'"
+        raise UserError(f"--model: expected one of the models in {root} ({', '.join(there)}), got {got}")
     return there[name]
 
 

@@ -71,8 +71,15 @@ def test_the_model_is_named_where_there_are_several(run_folder, tmp_path):
     other = ModelRepository(run_folder / "models", "other")
     other.publish(saved_model(tmp_path / "c"), reason="")
     result = call("rollback", "--root", run_folder)
-    assert result.exit_code == 1 and "expected one of the models" in result.output and "other, shop" in result.output
+    assert result.exit_code == 1 and "expected one of the models" in result.output
+    assert "(other, shop), got none" in " ".join(result.output.split())
     assert call("rollback", "--root", run_folder, "--model", "shop").exit_code == 0
+
+
+def test_a_repository_without_a_model_is_told(tmp_path):
+    result = call("rollback", "--root", tmp_path)
+    assert result.exit_code == 1
+    assert "expected a model with versions, found none; `seesaw run` puts the first one there" in result.output
 
 
 def test_canary_sets_the_share_of_the_candidate(run_folder, tmp_path):
