@@ -242,7 +242,7 @@ def _decision(verdict: Verdict) -> str:
     if verdict.verdict == "promote":
         before = "the first model" if verdict.baseline is None else f"in place of version {verdict.baseline}"
         return f"version {verdict.version} went into service, {before}"
-    stays = "no model is in service" if verdict.stable is None else f"version {verdict.stable} stays in service"
+    stays = "no model is in service" if verdict.stable is None else f"version {verdict.stable} stayed in service"
     candidate = "the candidate" if verdict.version is None else f"version {verdict.version}"
     return f"{candidate} did not go into service; {stays}"
 

@@ -556,7 +556,7 @@ def test_worse_candidate_does_not_go_into_service(shop, first):
     labels = ModelRepository(shop.repository, "ranker").labels()
     assert labels == {"stable": 1, "candidate": 2}
     assert json.loads(service)["stable"] == 1
-    assert "version 2 did not go into service; version 1 stays in service" in done.command.stdout
+    assert "version 2 did not go into service; version 1 stayed in service" in done.command.stdout
     assert reason in done.command.stdout
 
 

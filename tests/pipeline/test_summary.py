@@ -171,7 +171,7 @@ def test_render_of_a_first_candidate_that_failed_the_gates():
     ("verdict", "expected"),
     [
         (Verdict("promote", 1, 1, None, "promote", (), ""), "version 1 went into service, the first model"),
-        (Verdict("keep", 5, 4, 4, "keep", (), ""), "version 5 did not go into service; version 4 stays in service"),
+        (Verdict("keep", 5, 4, 4, "keep", (), ""), "version 5 did not go into service; version 4 stayed in service"),
     ],
 )
 def test_decision(verdict, expected):
@@ -183,7 +183,7 @@ def test_a_candidate_that_cannot_be_served():
     refused = ServingVerdict(blessed=False, reasons=reasons[1:])
     verdict = Verdict("keep", None, 3, 3, "promote", reasons, None)
     text = rendered(replace(SUMMARY, serving_check=refused, verdict=verdict))
-    assert "the candidate did not go into service; version 3 stays in service" in text
+    assert "the candidate did not go into service; version 3 stayed in service" in text
     assert "serving check    not passed" in text and "- rank: expected finite numbers as pctr" in text
 
 
