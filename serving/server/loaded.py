@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -46,7 +47,10 @@ class LoadedModel:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         meta_graph = _read(self.path)
-        self.definitions: dict[str, meta_graph_pb2.SignatureDef] = dict(meta_graph.signature_def)
+        # Copies: a part of a message keeps all of it in memory, here the graph.
+        self.definitions: dict[str, meta_graph_pb2.SignatureDef] = {
+            name: copy.deepcopy(definition) for name, definition in meta_graph.signature_def.items()
+        }
         self.signatures = {name: signature for name, signature in self.definitions.items() if signature.method_name}
         # What initialises the model, and no way to score.
         self.signatures.pop("__saved_model_init_op", None)
