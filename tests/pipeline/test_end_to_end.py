@@ -38,7 +38,7 @@ sys.path.append(str(Path(__file__).parent))
 from small_shop import CONFIG, FIRST_RUN, NEXT_DAY, Done, Shop, files, invoke, linked, open_shop  # noqa: E402
 
 # The limit of a test holds for the runs in its fixtures too.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.whole_run, pytest.mark.timeout(900)]
 
 COMPONENTS = [
     "Baseline", "CuratedSchema", "LogExampleGen", "StatisticsGen", "ExampleValidator", "Transform", "Trainer",
