@@ -6,6 +6,7 @@ import copy
 import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,28 @@ from models.section import UserError
 from serving.native import LIBRARY, NativeError, NativeModel
 from serving.server.errors import LoadError, ServingError, StatusCode, code_of, invalid, of_tensorflow
 from serving.transform_graph import DESCRIPTION, check_transform
-from serving.wire import dtype_of, tensor_bytes
+from serving.wire import dtype_of, dtype_prefix, tensor_bytes
 
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
 
 Inputs = Mapping[str, bytes]
 """A serialized TensorProto per input."""
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A signature of the session.
+
+    Attributes:
+      run: takes the serialized inputs as one array, in the order of `inputs`.
+      inputs: by name, how a TensorProto of the dtype begins.
+      outputs: their names, in the order in which `run` returns them.
+    """
+
+    run: Callable
+    inputs: dict[str, bytes]
+    outputs: list[str]
 
 
 class LoadedModel:
@@ -84,16 +100,17 @@ class LoadedModel:
         Raises:
           ServingError: with TF Serving's code.
         """
+        inputs = dict(inputs)  # of which a message makes new bytes at each look
         name = self._checked(signature, inputs, outputs)
-        call, order = self._calls[name]
+        call = self._calls[name]
         try:
-            found = call(np.array([inputs[alias] for alias in order], dtype=object))
+            found = call.run(np.array([inputs[alias] for alias in call.inputs], dtype=object))
         except tf.errors.OpError as error:
             _check_ranks(self.signatures[name], _parsed(inputs))  # whose errors name the input
             raise of_tensorflow(error) from None
         except UnicodeDecodeError as error:  # TensorFlow's text quotes bytes of the request
             raise invalid(bytes(error.object).decode(errors="replace")) from None
-        values = dict(zip(sorted(self.signatures[name].outputs), found))
+        values = dict(zip(call.outputs, found))
         return {alias: values[alias] for alias in outputs} if outputs else values
 
     def joinable(self, signature: str) -> bool:
@@ -119,7 +136,9 @@ class LoadedModel:
         name = signature or DEFAULT_SIGNATURE
         if name not in self.signatures:
             raise ServingError(StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-        _check_inputs(self.signatures[name], inputs)
+        wanted = self._calls[name].inputs
+        if inputs.keys() != wanted.keys() or not all(inputs[alias].startswith(wanted[alias]) for alias in wanted):
+            _check_inputs(self.signatures[name], inputs)  # whose errors name the input
         _check_outputs(self.signatures[name], outputs)
         return name
 
@@ -129,7 +148,7 @@ class LoadedModel:
         self._calls = {}
         del self._session, self._graph
 
-    def _load(self) -> dict[str, tuple[Callable, list[str]]]:
+    def _load(self) -> dict[str, _Call]:
         with self._graph.as_default():
             serialized, parsed = {}, {}
             for name, definition in self.signatures.items():
@@ -143,8 +162,11 @@ class LoadedModel:
             calls = {}
             for name, definition in self.signatures.items():
                 fetches = [definition.outputs[alias].name for alias in sorted(definition.outputs)]
-                call = self._session.make_callable(fetches, feed_list=[serialized[name]])
-                calls[name] = (call, sorted(definition.inputs))
+                calls[name] = _Call(
+                    self._session.make_callable(fetches, feed_list=[serialized[name]]),
+                    {alias: dtype_prefix(definition.inputs[alias].dtype) for alias in sorted(definition.inputs)},
+                    sorted(definition.outputs),
+                )
             self._graph.finalize()
         return calls
 
