@@ -23,7 +23,7 @@ def serve(
     poll: Annotated[
         float, typer.Option(metavar="SECONDS", help="How often to look for new versions and labels.")
     ] = 1.0,
-    running: Annotated[int, typer.Option(help="Requests in the model at a time; 0 for one per processor.")] = 0,
+    running: Annotated[int, typer.Option(help="Requests in the model at a time; 0 for processors + 1.")] = 0,
     waiting: Annotated[int, typer.Option(help="Requests that may wait; more are answered UNAVAILABLE.")] = 128,
     max_bytes: Annotated[int, typer.Option("--max-bytes", help="Size limit of a request.")] = 64 << 20,
     max_batch_size: Annotated[

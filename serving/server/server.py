@@ -30,7 +30,8 @@ class ServerOptions:
       host: address to listen on.
       port, rest_port: ports of gRPC and REST; 0 takes a free one.
       poll_seconds: how often the repository is looked at.
-      running: requests in a model at a time; the number of processors by default.
+      running: requests in a model at a time; 0 for one more than there are processors, so that none idles while Python
+        takes an answer.
       waiting: requests that may wait; more are answered UNAVAILABLE.
       max_request_bytes: size limit of a request.
       grace_seconds: how long requests under way have at the end.
@@ -90,13 +91,14 @@ class Server:
             self._log = ServedLog(options.log, timezone=options.log_timezone, seconds=options.log_seconds)
         self.manager = ModelManager(root)
         self.manager.update()
-        self.admission = Admission(options.running or os.cpu_count() or 1, options.waiting)
+        running = options.running or (os.cpu_count() or 1) + 1
+        self.admission = Admission(running, options.waiting)
         self.metrics = Metrics()
         batching = (
             Batching(options.max_batch_size, options.batch_timeout_micros) if options.max_batch_size > 0 else None
         )
         requests = Requests(self.manager, self.admission, self.metrics, self._log, batching)
-        threads = (options.running or os.cpu_count() or 1) + options.waiting + _SPARE_THREADS
+        threads = running + options.waiting + _SPARE_THREADS
         limits = {"threads": threads, "max_bytes": options.max_request_bytes}
         try:
             self._grpc = GrpcServer(requests, f"{options.host}:{options.port}", **limits)
