@@ -13,10 +13,9 @@ from typing import Any, Literal, TypeVar
 
 import grpc
 import numpy as np
-import tensorflow as tf
 import urllib3
 from google.protobuf import json_format
-from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -393,10 +392,10 @@ def encode(proto: tensor_pb2.TensorProto, column: Column, rank: int = 1) -> None
     """Writes a column into a TensorProto."""
     proto.tensor_shape.dim.add(size=len(column))
     if isinstance(column, np.ndarray):
-        proto.dtype = tf.float32.as_datatype_enum
+        proto.dtype = types_pb2.DT_FLOAT
         proto.tensor_content = column.astype("<f4", copy=False).tobytes()
         return
-    proto.dtype = tf.string.as_datatype_enum
+    proto.dtype = types_pb2.DT_STRING
     if rank == 2:
         proto.tensor_shape.dim.add(size=len(column[0]) if column else 1)
         for row in column:
@@ -407,7 +406,7 @@ def encode(proto: tensor_pb2.TensorProto, column: Column, rank: int = 1) -> None
 
 def _input(info: meta_graph_pb2.TensorInfo) -> Input:
     sizes = [dim.size for dim in info.tensor_shape.dim]
-    return Input(text=info.dtype == tf.string.as_datatype_enum, rank=len(sizes), once=sizes[:1] == [1])
+    return Input(text=info.dtype == types_pb2.DT_STRING, rank=len(sizes), once=sizes[:1] == [1])
 
 
 def _as_json(column: list) -> list:

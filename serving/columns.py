@@ -44,7 +44,7 @@ def columns_of(rows: Rows, inputs: Mapping[str, Input]) -> dict[str, Column]:
     if isinstance(rows, (pa.Table, pa.RecordBatch)):
         given = {name: rows.column(i).to_pylist() for i, name in enumerate(rows.schema.names)}
         count = rows.num_rows
-    elif isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in rows):
+    elif isinstance(rows, Mapping) or not all(issubclass(t, Mapping) for t in set(map(type, rows))):
         raise UserError(f"expected dicts by feature name, or an Arrow table, got {str(rows)[:80]}")
     else:
         count = len(rows)
