@@ -229,7 +229,10 @@ class Encoder(keras.layers.Layer):
 
     def _ids(self, features: dict[str, tf.Tensor], members: tuple[EmbeddedFeature, ...]) -> tf.Tensor:
         """Rows of the merged table, [batch, ids of a row]."""
-        columns = [features[f.name] if isinstance(f, IdListFeature) else features[f.name][:, None] for f in members]
+        columns = []
+        for is_list, some in groupby(members, lambda f: isinstance(f, IdListFeature)):
+            found = [features[f.name] for f in some]
+            columns += found if is_list else [tf.stack(found, axis=1)]
         offsets = [self.slots[f.table].offset for f, n in zip(members, _lengths(members)) for _ in range(n)]
         return tf.concat(columns, axis=1) + offsets
 

@@ -133,14 +133,14 @@ def _ids(
     raw: Column,
     vocabularies: dict[str, tf.Tensor],
 ) -> tf.Tensor:
-    raw = raw.keep(tf.strings.length(raw.values) > 0)
+    there = tf.strings.length(raw.values) > 0
     if owner.hash_buckets:
         ids = tf.strings.to_hash_bucket_fast(raw.values, owner.hash_buckets)
     else:
         vocabulary = owner.vocabulary or Vocabulary()
         if owner.name not in vocabularies:
             vocabularies[owner.name] = tft.vocabulary(
-                raw.values,
+                raw.keep(there).values,
                 top_k=vocabulary.max_size,
                 frequency_threshold=vocabulary.min_count if vocabulary.min_count > 1 else None,
                 vocab_filename=vocabulary_name(owner.name),
@@ -148,31 +148,34 @@ def _ids(
         ids = tft.apply_vocabulary(raw.values, vocabularies[owner.name], num_oov_buckets=vocabulary.oov_buckets)
     found = raw._replace(values=ids + 1)
     if isinstance(feature, IdListFeature):
-        return _last(found, feature.max_length, PADDING_ID)
-    return _first(found, PADDING_ID)
+        return _last(found.keep(there), feature.max_length, PADDING_ID)
+    return _first(found, PADDING_ID, there)
 
 
 def _buckets(feature: BucketedFeature, raw: Column) -> tf.Tensor:
-    raw = raw.keep(tf.math.is_finite(raw.values))
+    there = tf.math.is_finite(raw.values)
     if feature.boundaries is not None:
         boundaries = tf.constant([feature.boundaries], tf.float32)
     else:
-        boundaries = tft.quantiles(raw.values, feature.quantiles, epsilon=0.001, name=f"quantiles_{feature.name}")
-    return _first(raw._replace(values=tft.apply_buckets(raw.values, boundaries) + 1), PADDING_ID)
+        kept = raw.keep(there).values
+        boundaries = tft.quantiles(kept, feature.quantiles, epsilon=0.001, name=f"quantiles_{feature.name}")
+    buckets = tft.apply_buckets(tf.where(there, raw.values, 0.0), boundaries)
+    return _first(raw._replace(values=buckets + 1), PADDING_ID, there)
 
 
 def _number(feature: NumberFeature, raw: Column) -> tf.Tensor:
-    raw = raw.keep(tf.math.is_finite(raw.values))
+    there = tf.math.is_finite(raw.values)
     values = raw.values
     if feature.log:
         values = tf.math.log1p(tf.maximum(values, 0.0))
+    kept = raw._replace(values=values).keep(there).values
     if feature.scaling == "z_score":
-        mean, variance = tft.mean(values, name=f"mean_{feature.name}"), tft.var(values, name=f"var_{feature.name}")
+        mean, variance = tft.mean(kept, name=f"mean_{feature.name}"), tft.var(kept, name=f"var_{feature.name}")
         values = tf.math.divide_no_nan(values - mean, tf.sqrt(variance))
     elif feature.scaling == "min_max":
-        low, high = tft.min(values, name=f"min_{feature.name}"), tft.max(values, name=f"max_{feature.name}")
+        low, high = tft.min(kept, name=f"min_{feature.name}"), tft.max(kept, name=f"max_{feature.name}")
         values = tf.clip_by_value(tf.math.divide_no_nan(values - low, high - low), 0.0, 1.0)
-    return _first(raw._replace(values=values), 0)
+    return _first(raw._replace(values=values), 0, there)
 
 
 def _column(raw: Raw) -> Column:
@@ -184,28 +187,23 @@ def _column(raw: Raw) -> Column:
     return Column(tf.reshape(raw, [-1]), tf.range(size) // tf.maximum(size // tf.maximum(batch, 1), 1), batch)
 
 
-def _first(column: Column, default: float) -> tf.Tensor:
-    """The first value of each row: [batch]."""
-    return _padded(column, _splits(column)[:-1], 1, default)[:, 0]
+def _first(column: Column, default: float, there: tf.Tensor | None = None) -> tf.Tensor:
+    """The first value of each row, of those for which `there` holds: [batch]."""
+    size = tf.size(column.rows, tf.int64)
+    places = tf.range(size) if there is None else tf.where(there, tf.range(size), size)
+    # A row without any value has the largest integer.
+    first = tf.minimum(tf.math.unsorted_segment_min(places, column.rows, column.batch), size)
+    return tf.gather(_with_default(column.values, default), first)
 
 
 def _last(column: Column, length: int, default: float) -> tf.Tensor:
-    """The last `length` values of each row: [batch, length]."""
-    splits = _splits(column)
-    return _padded(column, tf.maximum(splits[:-1], splits[1:] - length), length, default)
+    """The last `length` values of each row, then the default: [batch, length]."""
+    splits = tf.searchsorted(column.rows, tf.range(column.batch + 1), out_type=tf.int64)
+    places = tf.maximum(splits[:-1], splits[1:] - length)[:, None] + tf.range(length, dtype=tf.int64)
+    # What lies beyond the row belongs to the next one.
+    places = tf.where(places < splits[1:, None], places, splits[-1])
+    return tf.gather(_with_default(column.values, default), places)
 
 
-def _splits(column: Column) -> tf.Tensor:
-    """Where each row's values begin, and where the last row's end: int64 [batch + 1]."""
-    return tf.searchsorted(column.rows, tf.range(column.batch + 1), out_type=tf.int64)
-
-
-def _padded(column: Column, starts: tf.Tensor, length: int, default: float) -> tf.Tensor:
-    """Up to `length` values of each row from a place on, then the default: [batch, length]."""
-    values = tf.concat([column.values, tf.cast([default], column.values.dtype)], axis=0)
-    places = starts[:, None] + tf.range(length, dtype=tf.int64)
-    # What lies beyond the row belongs to the next one, or is the default at the end.
-    rows = tf.concat([column.rows, [-1]], axis=0)
-    places = tf.minimum(places, tf.size(column.values, tf.int64))
-    there = tf.equal(tf.gather(rows, places), tf.range(column.batch)[:, None])
-    return tf.where(there, tf.gather(values, places), values[-1])
+def _with_default(values: tf.Tensor, default: float) -> tf.Tensor:
+    return tf.concat([values, tf.cast([default], values.dtype)], axis=0)

@@ -12,7 +12,7 @@ import tensorflow_transform as tft
 import tf_keras as keras
 
 from models.features import Feature, IdListFeature
-from models.preprocessing import features_to_json, raw_dtype
+from models.preprocessing import Raw, features_to_json, raw_dtype
 from models.ranker import Ranker
 from models.sides import Sides, SplitKernels
 from serving.transform_graph import DESCRIPTION, check_transform, transform_hash
@@ -77,7 +77,9 @@ class ServingModel(tf.Module):
 
     def predict(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores raw columns by feature name; '' and NaN are missing values."""
-        return self._score({name: self._as_parsed(name, column) for name, column in columns.items()})
+        with tf.control_dependencies([_check_rows("predict", columns, (), tuple(f.name for f in self._features))]):
+            rows = tf.shape(next(iter(columns.values())))[0]
+        return self._score(self._as_parsed(columns, rows))
 
     def rank(self, **columns: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores the candidates of one request.
@@ -91,13 +93,12 @@ class ServingModel(tf.Module):
         """
         # A server feeds what it gets; with the shape unknown, the check below is not optimised away.
         columns = {n: tf.compat.v1.placeholder_with_default(v, [None] * v.shape.rank) for n, v in columns.items()}
-        with tf.control_dependencies([self._check_rows(columns)]):
+        with tf.control_dependencies([_check_rows("rank", columns, self._once, self._each)]):
             columns = {name: tf.identity(column) for name, column in columns.items()}
         # One call for both sides, since each would run the whole graph: features do not see each other's rows.
-        raw = {
-            name: self._as_parsed(name, column, 1 if name in self._once else None) for name, column in columns.items()
-        }
-        transformed = dict(self.transform(raw))
+        once = self._as_parsed({n: columns[n] for n in self._once}, 1)
+        each = self._as_parsed({n: columns[n] for n in self._each}, tf.shape(columns[self._each[0]])[0])
+        transformed = dict(self.transform({**once, **each}))
         # What is known to have one row is spread over the candidates where a layer needs it beside theirs.
         transformed |= {n: tf.ensure_shape(transformed[n], [1, *transformed[n].shape[1:]]) for n in self._once}
         embedded = self._ranker().encoder.sides({f.name: transformed[f.name] for f in self._features})
@@ -107,15 +108,6 @@ class ServingModel(tf.Module):
         worst = tf.fill(tf.shape(value), value.dtype.min)
         value = tf.where(tf.math.is_finite(value), value, worst)
         return {**probabilities, "order": tf.argsort(value, direction="DESCENDING", stable=True)}
-
-    def _check_rows(self, columns: dict[str, tf.Tensor]) -> tf.Operation:
-        rows = {name: _rows(column, name in self._once) for name, column in columns.items()}
-        once = tf.stack([rows[name] for name in self._once] or [1])
-        each = tf.stack([rows[name] for name in self._each])
-        right = tf.reduce_all(once == 1) & tf.reduce_all(each == each[0])
-        told = ["rank: expected 1 row of each of", ", ".join(self._once), "; got", once]
-        told += ["; and as many rows of each of", ", ".join(self._each), "; got", each]
-        return tf.debugging.Assert(right, told, summarize=-1)
 
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Transformed features, and labels, of serialized tf.Examples; labels that are not there are 0."""
@@ -142,17 +134,24 @@ class ServingModel(tf.Module):
             "transform_features": _traced(self.transform_features, serialized),
         }
 
-    def _as_parsed(self, name: str, column: tf.Tensor, rows: int | None = None) -> tf.Tensor | tf.SparseTensor:
-        """A raw column, of as many rows if that is known, in the form in which a parsed tf.Example has it."""
-        spec = self._raw_spec[name]
-        if isinstance(spec, tf.io.FixedLenFeature):
-            return tf.reshape(column, [rows or -1, *spec.shape])
-        rows = rows or tf.shape(column)[0]
-        # Not [rows, -1], which cannot be told of no rows.
-        table = tf.reshape(column, [rows, tf.size(column) // tf.maximum(rows, 1)])
-        # With all values: the transform itself drops those that are missing.
-        everywhere = tf.where(tf.ones_like(table, tf.bool))
-        return tf.SparseTensor(everywhere, tf.reshape(table, [-1]), tf.shape(table, tf.int64))
+    def _as_parsed(self, columns: dict[str, tf.Tensor], rows: int | tf.Tensor) -> dict[str, Raw]:
+        """Raw columns of so many rows, which was checked, in the form in which parsed tf.Examples have them."""
+        zeros = tf.zeros([rows], tf.int64)
+        one_each = tf.stack([tf.range(rows, dtype=tf.int64), zeros], axis=1)
+        parsed: dict[str, Raw] = {}
+        for name, column in columns.items():
+            spec = self._raw_spec[name]
+            if isinstance(spec, tf.io.FixedLenFeature):
+                parsed[name] = tf.reshape(column, [rows, *spec.shape])
+            # With all values: the transform itself drops those that are missing.
+            elif column.shape.rank == 1:
+                parsed[name] = tf.SparseTensor(one_each, column, [rows, 1])
+            else:
+                # Not [rows, -1], which cannot be told of no rows.
+                table = tf.reshape(column, [rows, tf.size(column) // tf.maximum(rows, 1)])
+                everywhere = tf.where(tf.ones_like(table, tf.bool))
+                parsed[name] = tf.SparseTensor(everywhere, tf.reshape(table, [-1]), tf.shape(table, tf.int64))
+        return parsed
 
 
 def _weights(layer: keras.layers.Layer) -> tf.train.Checkpoint:
@@ -164,6 +163,21 @@ def _weights(layer: keras.layers.Layer) -> tf.train.Checkpoint:
 def _traced(scores: Callable, *columns: tf.TensorSpec, **named: tf.TensorSpec) -> Any:
     # Nothing in them needs conversion, which would take most of the time.
     return tf.function(scores, autograph=False).get_concrete_function(*columns, **named)
+
+
+def _check_rows(
+    signature: str, columns: dict[str, tf.Tensor], once: tuple[str, ...], each: tuple[str, ...]
+) -> tf.Operation:
+    """Refuses other than one row of some columns, and different numbers of rows of the others."""
+    right, told = [], [f"{signature}: expected"]
+    if once:
+        rows = tf.stack([_rows(columns[name], True) for name in once])
+        right.append(tf.reduce_all(rows == 1))
+        told += ["1 row of each of", ", ".join(once), "; got", rows, "; and"]
+    rows = tf.stack([_rows(columns[name], False) for name in each])
+    right.append(tf.reduce_all(rows == rows[0]))
+    told += ["as many rows of each of", ", ".join(each), "; got", rows]
+    return tf.debugging.Assert(tf.reduce_all(right), told, summarize=-1)
 
 
 def _rows(column: tf.Tensor, declared: bool) -> tf.Tensor:

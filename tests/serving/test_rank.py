@@ -11,7 +11,7 @@ from models.interactions import CrossConfig, DotConfig
 from models.presets import PRESETS, ModelConfig
 from models.ranker import Ranker
 from serving.signatures import ServingModel, export
-from tests.serving.exported import as_request, make_ranker
+from tests.serving.exported import as_columns, as_request, make_ranker
 from tests.transforms import FEATURES, raw_rows, serialize
 
 ONCE = {f.name for f in FEATURES if f.side != "item"}
@@ -147,6 +147,16 @@ def test_columns_of_other_lengths_are_refused_by_name(signatures, rows, name, ro
     names = [f.name for f in FEATURES if (f.side == "item") == (name not in ONCE)]
     given = " ".join(str(rows_given if n == name else len(rows) if name not in ONCE else 1) for n in names)
     assert f"[{', '.join(names)}] [; got] [{given}]" in caught.value.message
+
+
+@pytest.mark.parametrize("name, rows_given", [("item", 1), ("price", 39), ("user", 41), ("history", 1), ("age", 0)])
+def test_predict_refuses_columns_of_other_lengths_by_name(signatures, rows, name, rows_given):
+    request = as_columns(rows)
+    request[name] = tf.repeat(request[name][:1], rows_given, axis=0)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        signatures["predict"](**request)
+    given = " ".join(str(rows_given if f.name == name else len(rows)) for f in FEATURES)
+    assert f"[{', '.join(f.name for f in FEATURES)}] [; got] [{given}]" in caught.value.message
 
 
 def test_first_layers_are_split_and_nothing_else_is_copied(transform):
