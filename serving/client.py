@@ -9,18 +9,17 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import grpc
 import numpy as np
 import urllib3
 from google.protobuf import json_format
-from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     model_pb2,
-    predict_pb2,
     prediction_service_pb2_grpc,
 )
 
@@ -28,7 +27,7 @@ from models.section import UserError
 from serving.canary import place_of
 from serving.columns import Column, Input, Rows, columns_of
 from serving.served_log import REQUEST_HEADER, ServedLog
-from serving.wire import PredictResponse, array_of
+from serving.wire import PredictRequest, PredictResponse, array_of, tensor_bytes, text_bytes
 
 T = TypeVar("T")
 Transport = Literal["grpc", "rest"]
@@ -312,11 +311,7 @@ class _Grpc(_Transport):
         return found.signature_def
 
     def request(self, spec, signature, inputs, columns):
-        request = predict_pb2.PredictRequest(model_spec=spec)
-        request.model_spec.signature_name = signature
-        for name, column in columns.items():
-            encode(request.inputs[name], column, inputs[name].rank)
-        return request.SerializeToString()
+        return predict_request(spec, signature, inputs, columns)
 
     def predict(self, request, timeout, request_id=None):
         response = self._call(self._predict, request, timeout, request_id)
@@ -388,20 +383,22 @@ class _Rest(_Transport):
         return document
 
 
-def encode(proto: tensor_pb2.TensorProto, column: Column, rank: int = 1) -> None:
-    """Writes a column into a TensorProto."""
-    proto.tensor_shape.dim.add(size=len(column))
-    if isinstance(column, np.ndarray):
-        proto.dtype = types_pb2.DT_FLOAT
-        proto.tensor_content = column.astype("<f4", copy=False).tobytes()
-        return
-    proto.dtype = types_pb2.DT_STRING
-    if rank == 2:
-        proto.tensor_shape.dim.add(size=len(column[0]) if column else 1)
-        for row in column:
-            proto.string_val.extend(row)
-    else:
-        proto.string_val.extend(column)
+def predict_request(
+    spec: model_pb2.ModelSpec, signature: str, inputs: Mapping[str, Input], columns: Mapping[str, Column]
+) -> bytes:
+    """A serialized PredictRequest of columns for the inputs of a signature."""
+    request = PredictRequest(model_spec=spec)
+    request.model_spec.signature_name = signature
+    for name, column in columns.items():
+        if isinstance(column, np.ndarray):
+            request.inputs[name] = tensor_bytes(column)
+        elif inputs[name].rank == 2:
+            rows = cast("list[list[bytes]]", column)
+            shape = (len(rows), len(rows[0]) if rows else 1)
+            request.inputs[name] = text_bytes([value for row in rows for value in row], shape)
+        else:
+            request.inputs[name] = text_bytes(cast("list[bytes]", column), (len(column),))
+    return request.SerializeToString()
 
 
 def _input(info: meta_graph_pb2.TensorInfo) -> Input:

@@ -1,12 +1,13 @@
 """Predict's messages with tensors as bytes, on the way of which Python makes no object of a number.
 
-The server's graph parses the tensors of a request, and scores travel as they lie in memory.
+The server's graph parses the tensors of a request, and numbers travel as they lie in memory.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ _FIELDS = {
     np.object_: (types_pb2.DT_STRING, "string_val"),
 }
 _FLOAT_VAL = bytes([5 << 3 | 2])  # field 5, of so many bytes
+_STRING_VAL = bytes([8 << 3 | 2])
 
 
 def predict_response(spec: model_pb2.ModelSpec, outputs: Mapping[str, np.ndarray]) -> bytes:
@@ -65,15 +67,33 @@ def tensor_bytes(value: np.ndarray) -> bytes:
     if value.dtype.type not in _FIELDS:  # a type that no ranker has
         return tf.make_tensor_proto(value).SerializeToString()
     dtype, field = _FIELDS[value.dtype.type]
+    if dtype == types_pb2.DT_STRING:
+        return text_bytes(value.ravel().tolist(), value.shape)
+    # Fields may be appended, and packed floats are the same on the wire and in memory.
+    beginning = _beginning(dtype, value.shape)
+    if dtype == types_pb2.DT_FLOAT:
+        floats = value.astype("<f4", copy=False).tobytes()
+        return beginning + (_FLOAT_VAL + _varint(len(floats)) + floats if floats else b"")
+    return beginning + tensor_pb2.TensorProto(**{field: value.ravel().tolist()}).SerializeToString()
+
+
+def text_bytes(values: Sequence[bytes], shape: tuple[int, ...]) -> bytes:
+    """A serialized TensorProto of text, as `tensor_bytes` makes it of an array."""
+    sizes = list(map(len, values))
+    of_sizes = _SHORT if max(sizes, default=0) < len(_SHORT) else {n: _STRING_VAL + _varint(n) for n in set(sizes)}
+    # Joined in one go; messages would copy every value twice.
+    pieces = [b""] * (2 * len(values))
+    pieces[::2], pieces[1::2] = [of_sizes[n] for n in sizes], values
+    return _beginning(types_pb2.DT_STRING, shape) + b"".join(pieces)
+
+
+@lru_cache(maxsize=4096)
+def _beginning(dtype: int, shape: tuple[int, ...]) -> bytes:
+    """A TensorProto without its values."""
     proto = tensor_pb2.TensorProto(dtype=dtype)
-    for size in value.shape:
+    for size in shape:
         proto.tensor_shape.dim.add(size=size)
-    if dtype != types_pb2.DT_FLOAT:
-        getattr(proto, field).extend(value.ravel().tolist())
-        return proto.SerializeToString()
-    # Packed floats are the same on the wire and in memory, and the last field may be appended.
-    floats = value.astype("<f4", copy=False).tobytes()
-    return proto.SerializeToString() + (_FLOAT_VAL + _varint(len(floats)) + floats if floats else b"")
+    return proto.SerializeToString()
 
 
 def array_of(tensor: bytes) -> np.ndarray:
@@ -101,6 +121,9 @@ def _varint(number: int) -> bytes:
         found.append(number & 0x7F | 0x80)
         number >>= 7
     return bytes([*found, number])
+
+
+_SHORT = [_STRING_VAL + _varint(n) for n in range(128)]
 
 
 def dtype_prefix(dtype: int) -> bytes:

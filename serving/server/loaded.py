@@ -25,6 +25,10 @@ from serving.wire import dtype_of, dtype_prefix, tensor_bytes
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
 
+# A request's operations run beside each other, but none is split over threads, which wait for one another: that costs
+# more than it gains, the more so where several requests run.
+_SESSION = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1)
+
 Inputs = Mapping[str, bytes]
 """A serialized TensorProto per input."""
 
@@ -71,7 +75,7 @@ class LoadedModel:
         # What initialises the model, and no way to score.
         self.signatures.pop("__saved_model_init_op", None)
         self._graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=self._graph)
+        self._session = tf.compat.v1.Session(graph=self._graph, config=_SESSION)
         try:
             self._calls = self._load()
             check_transform(self.path)
