@@ -8,6 +8,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
@@ -85,6 +86,7 @@ _HTTP = {
 }
 RETRYABLE = (grpc.StatusCode.UNAVAILABLE,)
 """The server did not begin with the request, so that sending it again does nothing twice."""
+_CONNECTIONS = 32  # by REST, for requests that are under way at a time
 _FIRST_PAUSE = 0.02  # seconds; doubled at each retry
 
 
@@ -102,6 +104,22 @@ class Scores:
 
     def __getitem__(self, output: str) -> np.ndarray:
         return self.outputs[output]
+
+
+Done = Callable[["Scores | ClientError"], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is encoded.
+
+    Attributes:
+      send: sends it and gives the scores, as `Client.rank` does.
+      start: sends it once and returns; what it is given is called with the scores or the error, in another thread.
+    """
+
+    send: Callable[[], Scores]
+    start: Callable[[Done], None]
 
 
 class Client:
@@ -185,8 +203,8 @@ class Client:
 
         return self._on_the_way(ask, key)
 
-    def prepare(self, request: Mapping[str, Any], candidates: Rows) -> Callable[[], Scores]:
-        """Encodes a request of `rank` once; each call of what is returned sends it and gives the scores."""
+    def prepare(self, request: Mapping[str, Any], candidates: Rows) -> Prepared:
+        """Encodes a request of `rank` once, to be sent often. Arguments and errors are those of `rank`."""
         inputs = self._inputs_of(self._spec, "rank", time.monotonic() + self._timeout)
         once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
         each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
@@ -196,7 +214,7 @@ class Client:
             deadline = time.monotonic() + self._timeout
             return self._retried(lambda left: self._transport.predict(encoded, left), deadline)
 
-        return send
+        return Prepared(send, lambda done: self._transport.start(encoded, self._timeout, done))
 
     def inputs(self, signature: str = "rank") -> dict[str, Input]:
         """What a signature takes."""
@@ -283,6 +301,9 @@ class _Transport(ABC):
     def predict(self, request: Any, timeout: float, request_id: str | None = None) -> Scores: ...
 
     @abstractmethod
+    def start(self, request: Any, timeout: float, done: Done) -> None: ...
+
+    @abstractmethod
     def close(self) -> None: ...
 
 
@@ -314,9 +335,11 @@ class _Grpc(_Transport):
         return predict_request(spec, signature, inputs, columns)
 
     def predict(self, request, timeout, request_id=None):
-        response = self._call(self._predict, request, timeout, request_id)
-        outputs = {name: array_of(tensor) for name, tensor in response.outputs.items()}
-        return Scores(outputs, response.model_spec.version.value)
+        return _scores(self._call(self._predict, request, timeout, request_id))
+
+    def start(self, request, timeout, done):
+        call = self._predict.future(request, timeout=timeout)
+        call.add_done_callback(lambda call: done(_outcome(lambda: _scores(_answer(call.result)))))
 
     def close(self):
         self._channel.close()
@@ -324,16 +347,14 @@ class _Grpc(_Transport):
     @staticmethod
     def _call(method: Callable, request: Any, timeout: float, request_id: str | None = None) -> Any:
         named = [(REQUEST_HEADER, request_id)] if request_id is not None else None
-        try:
-            return method(request, timeout=timeout, metadata=named)
-        except grpc.RpcError as error:
-            raise _error(error.code(), error.details()) from None
+        return _answer(lambda: method(request, timeout=timeout, metadata=named))
 
 
 class _Rest(_Transport):
     def __init__(self, address: str):
         self._base = f"http://{address}/v1/models/"
-        self._pool = urllib3.PoolManager(maxsize=32, retries=False)
+        self._pool = urllib3.PoolManager(maxsize=_CONNECTIONS, retries=False)
+        self._threads = ThreadPoolExecutor(_CONNECTIONS)
 
     def signatures(self, spec, timeout):
         answer = self._send("GET", f"{_path(spec)}/metadata", None, timeout)
@@ -357,7 +378,11 @@ class _Rest(_Transport):
         kinds = {"order": np.int32}
         return Scores({n: np.array(v, kinds.get(n, np.float32)) for n, v in outputs.items()}, None)
 
+    def start(self, request, timeout, done):
+        self._threads.submit(lambda: done(_outcome(lambda: self.predict(request, timeout))))
+
     def close(self):
+        self._threads.shutdown(wait=False)
         self._pool.clear()
 
     def _send(
@@ -399,6 +424,28 @@ def predict_request(
         else:
             request.inputs[name] = text_bytes(cast("list[bytes]", column), (len(column),))
     return request.SerializeToString()
+
+
+def _answer(ask: Callable[[], T]) -> T:
+    """What gRPC gives; its errors as ours."""
+    try:
+        return ask()
+    except grpc.RpcError as error:
+        raise _error(error.code(), error.details()) from None
+
+
+def _outcome(ask: Callable[[], Scores]) -> Scores | ClientError:
+    try:
+        return ask()
+    except ClientError as error:
+        return error
+    except Exception as error:  # whoever waits for the outcome would wait for ever
+        return ServerFailure(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+
+def _scores(response: PredictResponse) -> Scores:
+    outputs = {name: array_of(tensor) for name, tensor in response.outputs.items()}
+    return Scores(outputs, response.model_spec.version.value)
 
 
 def _input(info: meta_graph_pb2.TensorInfo) -> Input:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import threading
+import queue
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from models.section import UserError
-from serving.client import Client, ClientError
+from serving.client import Client, ClientError, Prepared, Scores
 from serving.columns import Input
 
 PERCENTILES = (50, 90, 99, 99.9)
@@ -51,27 +50,19 @@ class LoadResult:
         return float(np.percentile(self.latencies, q) * 1000) if len(self.latencies) else float("nan")
 
 
-def load(
-    send: Callable[[int], object],
-    rate: float,
-    candidates: int,
-    seconds: float,
-    *,
-    seed: int = 0,
-    threads: int = 64,
-) -> LoadResult:
-    """Sends requests at random moments (a Poisson process that has its mean number of arrivals) at a rate.
+def load(requests: Iterator[Prepared], rate: float, candidates: int, seconds: float, *, seed: int = 0) -> LoadResult:
+    """Starts requests at random moments (a Poisson process that has its mean number of arrivals) at a rate.
 
     A request's latency counts from the moment for which it was scheduled, so that a stall of the server, or of this
-    client, shows in every request that it held up, and not in one (the 'coordinated omission' of closed loops).
+    client, shows in every request that it held up, and not in one (the 'coordinated omission' of closed loops). No
+    thread waits for an answer: on a machine that is shared with the server, threads of the client would be in its way.
 
     Args:
-      send: sends one request with so many candidates, and raises `ClientError` if it fails.
+      requests: without an end, as `prepared` makes them.
       rate: requests per second.
       candidates: candidates of a request.
       seconds: how long requests arrive.
       seed: decides the moments.
-      threads: requests that may be under way at a time; those that find no thread wait, and their wait counts.
 
     Raises:
       UserError: for a rate or a time that is not positive.
@@ -81,31 +72,23 @@ def load(
             raise UserError(f"{name}: expected a positive number, got {value:g}")
     # Given their number, the arrivals of a Poisson process are uniform in time; so the rate is the one asked for.
     arrivals = np.sort(np.random.default_rng(seed).uniform(0, seconds, max(1, round(rate * seconds))))
-    latencies: list[float] = []
-    errors: Counter[str] = Counter()
-    lock = threading.Lock()
+    answers: queue.SimpleQueue[tuple[float, Scores | ClientError]] = queue.SimpleQueue()
 
-    def one(due: float) -> None:
-        try:
-            send(candidates)
-        except ClientError as error:
-            with lock:
-                errors[error.code.name] += 1
-        else:
-            took = time.perf_counter() - due
-            with lock:
-                latencies.append(took)
+    def begin(due: float) -> None:
+        next(requests).start(lambda answer: answers.put((time.perf_counter() - due, answer)))
 
-    with ThreadPoolExecutor(threads) as pool:
-        start = time.perf_counter()
-        for due in start + arrivals:
-            wait = due - time.perf_counter()
-            if wait > 0:
-                time.sleep(wait)
-            pool.submit(one, due)
-    taken = time.perf_counter() - start
+    started = time.perf_counter()
+    for due in started + arrivals:
+        wait = due - time.perf_counter()
+        if wait > 0:
+            time.sleep(wait)
+        begin(due)
+    ended = [answers.get() for _ in arrivals]
+    taken = time.perf_counter() - started
+    errors = Counter(answer.code.name for _, answer in ended if isinstance(answer, ClientError))
+    latencies = np.sort([took for took, answer in ended if not isinstance(answer, ClientError)])
     late = taken - float(arrivals[-1])
-    return LoadResult(rate, candidates, np.sort(latencies), dict(errors), max(taken, seconds), late)
+    return LoadResult(rate, candidates, latencies, dict(errors), max(taken, seconds), late)
 
 
 def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[str, Any]]:
@@ -122,8 +105,8 @@ def random_rows(inputs: Mapping[str, Input], rows: int, seed: int) -> list[dict[
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
-def sender(client: Client, candidates: Sequence[int], different: int = 16) -> Callable[[int], object]:
-    """Sends made-up requests, encoded beforehand, so that this client's work does not count as the server's.
+def prepared(client: Client, candidates: Sequence[int], different: int = 16) -> dict[int, Iterator[Prepared]]:
+    """Made-up requests by their number of candidates, encoded beforehand: this client's work is not the server's.
 
     Raises:
       UserError: for a negative number of candidates.
@@ -133,12 +116,12 @@ def sender(client: Client, candidates: Sequence[int], different: int = 16) -> Ca
     inputs = client.inputs()
     once = {n: i for n, i in inputs.items() if i.once}
     each = {n: i for n, i in inputs.items() if not i.once}
-    prepared = {
-        n: [client.prepare(random_rows(once, 1, i)[0], random_rows(each, n, i)) for i in range(different)]
+    return {
+        n: itertools.cycle(
+            [client.prepare(random_rows(once, 1, i)[0], random_rows(each, n, i)) for i in range(different)]
+        )
         for n in candidates
     }
-    turns = {n: itertools.cycle(requests) for n, requests in prepared.items()}
-    return lambda n: next(turns[n])()
 
 
 def plot(results: Sequence[LoadResult], path: str | Path) -> None:

@@ -30,18 +30,18 @@ def loadtest(
     """
     prepare_process(verbose=verbose)
     from serving.client import Client, ClientError
-    from serving.load_test import PERCENTILES, load, plot, sender
+    from serving.load_test import PERCENTILES, load, plot, prepared
 
     console = stdout()
     counts = candidates or [100, 300]
     results = []
     with Client(address, model, timeout=timeout, retries=0) as client, foreseen(ClientError):
-        send = sender(client, counts)
+        requests = prepared(client, counts)
         for count in counts:
-            send(count)
+            next(requests[count]).send()
             for each in rate or [10.0, 50.0]:
                 with console.status(f"{each:g} requests per second of {count} candidates"):
-                    results.append(load(send, each, count, seconds))
+                    results.append(load(requests[count], each, count, seconds))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("rate", "candidates", "answered/s", *(f"p{p:g} ms" for p in PERCENTILES), "errors"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -43,7 +43,7 @@ from models.ranker import Ranker
 from models.tasks import DEFAULT_TASKS
 from serving.client import Client, predict_request
 from serving.columns import Input, columns_of
-from serving.load_test import load, random_rows, sender
+from serving.load_test import load, prepared, random_rows
 from serving.model_repository import ModelRepository
 from serving.signatures import export
 from tests.transforms import fit_transform
@@ -217,7 +217,7 @@ def through_server(server: ServerProcess, signatures, made, turns: int) -> dict[
     with Client(server.address, "bench", timeout=60, retries=0) as client:
         pairs = [request_of(made, 300, seed) for seed in range(4)]
         contenders = {
-            "grpc": [client.prepare(*p) for p in pairs],
+            "grpc": [client.prepare(*p).send for p in pairs],
             "in_process": [
                 lambda x=tensors(*p, kinds, False): {n: v.numpy() for n, v in signatures["rank"](**x).items()}
                 for p in pairs
@@ -236,13 +236,13 @@ def under_load(server: ServerProcess, seconds: float, console: Console) -> dict:
     loads.
     """
     with Client(server.address, "bench", timeout=30, retries=0) as client:
-        send = sender(client, [300])
-        load(send, 20, 300, 2)
+        requests = prepared(client, [300])[300]
+        load(requests, 20, 300, 2)
         unloaded = float("inf")
         best, failed = 0.0, float("inf")
         while failed > 1.05 * best:
             rate = 20.0 if not best else 2 * best if failed == float("inf") else (best * failed) ** 0.5
-            result = load(send, rate, 300, seconds)
+            result = load(requests, rate, 300, seconds)
             unloaded = min(unloaded, result.percentile(50))
             quick = result.late < 0.05 * seconds and result.percentile(50) < 3 * unloaded
             sustained = not result.errors and quick
@@ -256,7 +256,7 @@ def under_load(server: ServerProcess, seconds: float, console: Console) -> dict:
                 raise RuntimeError(f"not even {rate:.0f} requests per second: {result.errors}")
             else:
                 failed = rate
-        results = [load(send, 0.7 * best, 300, 3 * seconds, seed=1 + i) for i in range(3)]
+        results = [load(requests, 0.7 * best, 300, 3 * seconds, seed=1 + i) for i in range(3)]
     p50s, p99s = ([r.percentile(q) for r in results] for q in (50, 99))
     ratios = [high / middle for high, middle in zip(p99s, p50s)]
     return {

@@ -1,6 +1,7 @@
 """The client, against a server that answers what a test wants."""
 
 import json
+import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +290,28 @@ def test_many_threads_share_a_client(client, scripted):
     assert not wrong and len(scripted.requests) == 20
 
 
+def outcomes(prepared, number):
+    """What so many requests, all under way at a time, came to."""
+    found = queue.SimpleQueue()
+    for _ in range(number):
+        prepared.start(found.put)
+    return [found.get(timeout=30) for _ in range(number)]
+
+
+def test_prepared_requests_are_encoded_once_and_sent_often(client, scripted):
+    prepared = client.prepare({"user": "u"}, [{"item": "a", "price": 50.0}])
+    found = [prepared.send(), *outcomes(prepared, 3)]
+    assert [(scores["pctr"].tolist(), scores.version) for scores in found] == [([0.5], 7)] * 4
+    assert len(scripted.requests) == 4 and all(request == scripted.requests[0] for request in scripted.requests)
+
+
+def test_what_is_started_is_sent_once_and_tells_its_error(client, scripted):
+    prepared = client.prepare({"user": "u"}, [{"item": "a", "price": 50.0}])
+    scripted.script = [grpc.StatusCode.UNAVAILABLE]
+    (error,) = outcomes(prepared, 1)
+    assert isinstance(error, Overloaded) and len(scripted.requests) == 1
+
+
 @pytest.fixture
 def rest():
     """A server that plays back answers, and keeps what was asked."""
@@ -319,6 +342,16 @@ def rest():
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"127.0.0.1:{server.server_port}", asked, answers
     server.shutdown()
+
+
+def test_rest_starts_requests_too(rest):
+    address, _, answers = rest
+    with Client(address, "shop", transport="rest", timeout=5) as client:
+        prepared = client.prepare({"user": "u"}, [{"item": "a", "price": 2}])
+        answers += [(200, {"outputs": {"pctr": [0.5]}}), (503, {"error": "full"}), (200, {"scores": []})]
+        (scores,), (overloaded,), (unreadable,) = (outcomes(prepared, 1) for _ in range(3))
+    assert scores["pctr"].tolist() == [0.5] and isinstance(overloaded, Overloaded)
+    assert isinstance(unreadable, ServerFailure) and "outputs" in unreadable.message
 
 
 def test_rest_sends_columns_over_one_connection(rest):

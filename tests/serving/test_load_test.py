@@ -1,27 +1,46 @@
+import itertools
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 
 from models.section import UserError
-from serving.client import Overloaded
+from serving.client import ClientError, Overloaded, Prepared, Scores
 from serving.columns import Input
 from serving.load_test import LoadResult, load, plot, random_rows
 
 
-def test_latencies_count_from_the_scheduled_arrival():
+@pytest.fixture
+def answered_by():
+    """Requests without an end, each answered by a function, many at a time."""
+    with ThreadPoolExecutor(200) as pool:
+
+        def requests(answer):
+            def work(done):
+                try:
+                    done(Scores({}, answer()))
+                except ClientError as error:
+                    done(error)
+
+            return itertools.repeat(Prepared(answer, lambda done: pool.submit(work, done)))
+
+        yield requests
+
+
+def test_latencies_count_from_the_scheduled_arrival(answered_by):
     """A server that stops once for half a second holds up all that arrive meanwhile."""
     lock, calls = threading.Lock(), []
 
-    def send(_):
+    def answer():
         with lock:
             calls.append(time.perf_counter())
             if len(calls) == 20:
                 time.sleep(0.5)
 
-    result = load(send, 100, 1, 1.0)
+    result = load(answered_by(answer), 100, 1, 1.0)
     assert len(result.latencies) == 100 and result.errors == {}
     # Of Poisson arrivals at 100/s, some 50 come during the stall; their mean wait is a quarter of a second.
     held_up = result.latencies[result.latencies > 0.05]
@@ -30,36 +49,36 @@ def test_latencies_count_from_the_scheduled_arrival():
     assert result.percentile(75) > 50 and sum(np.diff(calls) > 0.05) < 10  # of which the calls by themselves show one
 
 
-def test_arrivals_do_not_wait_for_answers():
+def test_arrivals_do_not_wait_for_answers(answered_by):
     started = time.perf_counter()
-    result = load(lambda _: time.sleep(0.2), 200, 1, 0.5, threads=200)
+    result = load(answered_by(lambda: time.sleep(0.2)), 200, 1, 0.5)
     assert len(result.latencies) == 100
     assert time.perf_counter() - started < 2
     assert result.percentile(50) >= 200 and 0.2 <= result.late < 1
 
 
 @pytest.mark.parametrize("rate, seconds", [(20, 1.0), (200, 0.5)])
-def test_the_rate_is_the_one_that_was_asked_for(rate, seconds):
+def test_the_rate_is_the_one_that_was_asked_for(answered_by, rate, seconds):
     """A server that keeps up answers as many per second as arrive."""
     for seed in range(2):
-        result = load(lambda _: None, rate, 1, seconds, seed=seed)
+        result = load(answered_by(lambda: None), rate, 1, seconds, seed=seed)
         assert result.answered == pytest.approx(rate, rel=0.1)
 
 
 @pytest.mark.parametrize("rate, seconds, told", [(0, 1, "rate: "), (-5, 1, "rate: "), (5, 0, "seconds: ")])
 def test_rates_and_times_are_checked(rate, seconds, told):
     with pytest.raises(UserError, match=f"{told}expected a positive number"):
-        load(lambda _: None, rate, 1, seconds)
+        load(iter(()), rate, 1, seconds)
 
 
-def test_errors_are_counted_by_code():
+def test_errors_are_counted_by_code(answered_by):
     answers = iter(range(50))
 
-    def send(_):
+    def answer():
         if next(answers) % 5 == 0:
             raise Overloaded(grpc.StatusCode.UNAVAILABLE, "full")
 
-    result = load(send, 500, 3, 0.1)
+    result = load(answered_by(answer), 500, 3, 0.1)
     assert result.errors == {"UNAVAILABLE": 10} and len(result.latencies) == 40
     assert result.candidates == 3 and result.answered == pytest.approx(40 / result.seconds)
 
