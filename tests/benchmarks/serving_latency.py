@@ -8,11 +8,12 @@ are of the user and the context. Weights are random: they do not change what an 
   tensors already. The signatures take turns.
 - request: bytes of a PredictRequest, and milliseconds from Python dicts to these bytes, for `rank` by serving/client.py
   and for serialized tf.Examples by tf.train.Example.
-- server: `python -m pipeline serve` in a process of its own; p50 of `rank` at 300 candidates by gRPC, in turns with the
-  same in process. Then an open-loop load test: the highest rate that it sustains, and latencies at 50, 60 and 70 % of it.
-- ideal queue: p99 / p50 at these shares where requests of equal length wait for the first free processor and for nothing
-  else. Two processors already give 3.5 at 70 %, four 2.3: how far requests wait for one another depends on how many can
-  run beside each other, and is no server's doing.
+- server: `python -m pipeline serve` in a process of its own; p50 of `rank` at 300 candidates by gRPC, in turns of ten
+  with the same in process and with a bare echo of gRPC for Python. Then an open-loop load test: the highest rate that
+  the server sustains, and latencies at 50, 60 and 70 % of it.
+- ideal queue: p99 / p50 at these shares where requests of equal length wait for the first free processor and for
+  nothing else. Two processors already give 3.5 at 70 %, four 2.3: how far requests wait for one another depends on how
+  many can run beside each other, and is no server's doing.
 
     python tests/benchmarks/serving.py
 
@@ -36,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from serving_load import ideal_tails, under_load
-from serving_process import ServerProcess
+from serving_process import Echo, ServerProcess
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from models.balancing import Static
@@ -163,7 +164,7 @@ def tensors(once: dict, items: list[dict], kinds: dict[str, Input], whole: bool)
     return {name: tf.constant(column) for name, column in columns.items()}
 
 
-def p50(contenders: dict[str, list], turns: int) -> dict[str, float]:
+def p50(contenders: dict[str, list], turns: int, calls_of_a_turn: int = 1) -> dict[str, float]:
     """Median milliseconds of each contender, a list of calls without arguments; they take turns."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for calls in contenders.values():
@@ -175,10 +176,11 @@ def p50(contenders: dict[str, list], turns: int) -> dict[str, float]:
     for turn in range(turns):
         rng.shuffle(order)
         for name in order:
-            call = contenders[name][turn % len(contenders[name])]
-            began = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - began)
+            for i in range(calls_of_a_turn):
+                call = contenders[name][(turn + i) % len(contenders[name])]
+                began = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - began)
     return {name: round(1000 * float(np.median(t)), 3) for name, t in times.items()}
 
 
@@ -217,18 +219,24 @@ def requests(made, candidates: int, turns: int) -> dict[str, dict[str, float]]:
 
 
 def through_server(server: ServerProcess, signatures, made, turns: int) -> dict[str, float]:
-    """p50 of `rank` at 300 candidates, by gRPC and in process."""
+    """p50 of `rank` at 300 candidates by gRPC and in process, and of a bare gRPC echo of as many bytes.
+
+    A turn is ten calls: who sends requests runs no model in between, which would leave the next request to find its
+    code gone from the processor's caches and the other model's threads still awake.
+    """
     kinds = inputs_of(made)
-    with Client(server.address, "bench", timeout=60, retries=0) as client:
-        pairs = [request_of(made, 300, seed) for seed in range(4)]
+    pairs = [request_of(made, 300, seed) for seed in range(4)]
+    requests = [rank_request(*pair, kinds) for pair in pairs]
+    with Client(server.address, "bench", timeout=60, retries=0) as client, Echo(6_200) as echo:
         contenders = {
             "grpc": [client.prepare(*p).send for p in pairs],
             "in_process": [
                 lambda x=tensors(*p, kinds, False): {n: v.numpy() for n, v in signatures["rank"](**x).items()}
                 for p in pairs
             ],
+            "echo": [lambda r=r: echo.ask(r, timeout=60) for r in requests],
         }
-        found = p50(contenders, turns)
+        found = p50(contenders, max(1, turns // 10), 10)
     return {**found, "adds_ms": round(found["grpc"] - found["in_process"], 3)}
 
 
