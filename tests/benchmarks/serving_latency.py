@@ -55,6 +55,7 @@ from serving.signatures import export
 from tests.transforms import fit_transform
 
 CANDIDATES = (100, 300, 1000)
+_ANSWER = 4_200  # bytes, about, of the four outputs for 300 candidates
 MODEL = {
     "trunk": {"name": "mmoe", "experts": 4, "expert": {"units": [256, 128]}},
     "heads": {"name": "plain", "tower": [64]},
@@ -227,7 +228,7 @@ def through_server(server: ServerProcess, signatures, made, turns: int) -> dict[
     kinds = inputs_of(made)
     pairs = [request_of(made, 300, seed) for seed in range(4)]
     requests = [rank_request(*pair, kinds) for pair in pairs]
-    with Client(server.address, "bench", timeout=60, retries=0) as client, Echo(6_200) as echo:
+    with Client(server.address, "bench", timeout=60, retries=0) as client, Echo(_ANSWER) as echo:
         contenders = {
             "grpc": [client.prepare(*p).send for p in pairs],
             "in_process": [

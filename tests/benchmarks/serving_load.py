@@ -60,7 +60,7 @@ def under_load(address: str, candidates: int, seconds: float, console: Console) 
             unloaded = min(unloaded, result.percentile(50))
             quick = result.late < 0.05 * seconds and result.percentile(50) < 3 * unloaded
             sustained = not result.errors and quick
-            told = "sustained" if sustained else "not sustained"
+            told = "sustained" if sustained else f"not sustained {result.errors or ''}"
             console.print(
                 f"  {rate:.0f}/s: p50 {result.percentile(50):.1f} ms, p99 {result.percentile(99):.1f} ms, {told}"
             )
