@@ -26,7 +26,7 @@ from tensorflow_serving.apis import (
 
 from models.section import UserError
 from serving.canary import place_of
-from serving.columns import Column, Input, Rows, columns_of
+from serving.columns import Column, Input, Rows, columns_of, request_columns
 from serving.served_log import REQUEST_HEADER, ServedLog
 from serving.wire import PredictRequest, PredictResponse, array_of, tensor_bytes, text_bytes
 
@@ -197,18 +197,16 @@ class Client:
 
         def ask(spec: model_pb2.ModelSpec, deadline: float) -> Scores:
             inputs = self._inputs_of(spec, "rank", deadline)
-            once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
-            each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
-            return self._predict(spec, "rank", inputs, {**once, **each}, deadline, request_id)
+            columns = request_columns(request, candidates, inputs)
+            return self._predict(spec, "rank", inputs, columns, deadline, request_id)
 
         return self._on_the_way(ask, key)
 
     def prepare(self, request: Mapping[str, Any], candidates: Rows) -> Prepared:
         """Encodes a request of `rank` once, to be sent often. Arguments and errors are those of `rank`."""
         inputs = self._inputs_of(self._spec, "rank", time.monotonic() + self._timeout)
-        once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
-        each = columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
-        encoded = self._transport.request(self._spec, "rank", inputs, {**once, **each})
+        columns = request_columns(request, candidates, inputs)
+        encoded = self._transport.request(self._spec, "rank", inputs, columns)
 
         def send() -> Scores:
             deadline = time.monotonic() + self._timeout

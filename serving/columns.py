@@ -60,6 +60,12 @@ def columns_of(rows: Rows, inputs: Mapping[str, Input]) -> dict[str, Column]:
     return {name: _column(name, kind, given.get(name) or [None] * count) for name, kind in inputs.items()}
 
 
+
+def request_columns(request: Mapping[str, Any], candidates: Rows, inputs: Mapping[str, Input]) -> dict[str, Column]:
+    """The columns of one request of `rank`: one row of what the candidates share. Errors are those of `columns_of`."""
+    once = columns_of([request], {n: i for n, i in inputs.items() if i.once})
+    return once | columns_of(candidates, {n: i for n, i in inputs.items() if not i.once})
+
 def _column(name: str, kind: Input, values: list) -> Column:
     if kind.rank == 2:
         lists = [_texts(name, _list(name, value)) for value in values]

@@ -36,8 +36,9 @@ prepare_process()
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
+from serving_echo import echo
 from serving_load import ideal_tails, under_load
-from serving_process import Echo, ServerProcess
+from serving_process import ServerProcess
 from tensorflow_serving.apis import model_pb2, predict_pb2
 
 from models.balancing import Static
@@ -48,7 +49,7 @@ from models.presets import ModelConfig
 from models.ranker import Ranker
 from models.tasks import DEFAULT_TASKS
 from serving.client import Client, predict_request
-from serving.columns import Input, columns_of
+from serving.columns import Input, columns_of, request_columns
 from serving.load_test import random_rows
 from serving.model_repository import ModelRepository
 from serving.signatures import export
@@ -151,17 +152,13 @@ def example_request(once: dict, items: list[dict]) -> bytes:
 
 def rank_request(once: dict, items: list[dict], kinds: dict[str, Input]) -> bytes:
     spec = model_pb2.ModelSpec(name="bench", version_label="stable")
-    columns = columns_of([once], {n: k for n, k in kinds.items() if k.once})
-    columns |= columns_of(items, {n: k for n, k in kinds.items() if not k.once})
-    return predict_request(spec, "rank", kinds, columns)
+    return predict_request(spec, "rank", kinds, request_columns(once, items, kinds))
 
 
 def tensors(once: dict, items: list[dict], kinds: dict[str, Input], whole: bool) -> dict[str, tf.Tensor]:
     """Inputs of `rank`, or of `predict` with the request's features at every candidate."""
-    rows = [{**once, **item} for item in items] if whole else items
-    columns = columns_of(rows, {n: k for n, k in kinds.items() if whole or not k.once})
-    if not whole:
-        columns |= columns_of([once], {n: k for n, k in kinds.items() if k.once})
+    rows = [{**once, **item} for item in items]
+    columns = columns_of(rows, kinds) if whole else request_columns(once, items, kinds)
     return {name: tf.constant(column) for name, column in columns.items()}
 
 
@@ -228,14 +225,14 @@ def through_server(server: ServerProcess, signatures, made, turns: int) -> dict[
     kinds = inputs_of(made)
     pairs = [request_of(made, 300, seed) for seed in range(4)]
     requests = [rank_request(*pair, kinds) for pair in pairs]
-    with Client(server.address, "bench", timeout=60, retries=0) as client, Echo(_ANSWER) as echo:
+    with Client(server.address, "bench", timeout=60, retries=0) as client, echo(_ANSWER) as ask:
         contenders = {
             "grpc": [client.prepare(*p).send for p in pairs],
             "in_process": [
                 lambda x=tensors(*p, kinds, False): {n: v.numpy() for n, v in signatures["rank"](**x).items()}
                 for p in pairs
             ],
-            "echo": [lambda r=r: echo.ask(r, timeout=60) for r in requests],
+            "echo": [lambda r=r: ask(r, timeout=60) for r in requests],
         }
         found = p50(contenders, max(1, turns // 10), 10)
     return {**found, "adds_ms": round(found["grpc"] - found["in_process"], 3)}

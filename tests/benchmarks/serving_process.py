@@ -1,4 +1,4 @@
-"""The embedded server, and a bare gRPC server, in processes of their own."""
+"""The embedded server in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-
-import grpc
-from serving_echo import METHOD
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -37,26 +34,3 @@ class ServerProcess:
     def __exit__(self, *_) -> None:
         self.process.terminate()
         self.process.wait(60)
-
-
-class Echo:
-    """`serving_echo.py`, and `ask`, which sends it bytes.
-
-    Args:
-      size: bytes of its answers.
-    """
-
-    def __init__(self, size: int):
-        command = [sys.executable, str(Path(__file__).parent / "serving_echo.py"), str(size)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self._channel = grpc.insecure_channel(f"127.0.0.1:{int(self._process.stdout.readline())}")
-        self.ask = self._channel.unary_unary(METHOD)
-
-    def __enter__(self) -> Echo:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._channel.close()
-        self._process.terminate()
-        self._process.wait(60)
